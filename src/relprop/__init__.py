@@ -1,0 +1,22 @@
+"""relprop: layer-wise relevance propagation for any PyTorch model, exact and accounted for.
+
+>>> import torch, relprop
+>>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+>>> e = relprop.explain(model, torch.randn(1, 4), composite="epsilon", ledger=True)
+>>> e.ledger.closes()
+True
+"""
+
+from . import composites, errors, rules, targets
+from .api import Explainer, examine, explain
+from .composites import Composite
+from .explanation import Explanation
+from .program import Ledger
+from .report import Report, RuleTable
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Composite", "Explainer", "Explanation", "Ledger", "Report", "RuleTable", "composites", "errors", "examine",
+    "explain", "rules", "targets",
+]  # fmt: skip

@@ -1,0 +1,93 @@
+"""What the command line prints: predictions, ledgers, recipes and rules as rich tables."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from . import composites, rules
+from .composites.presets import Common
+from .program import Ledger
+
+
+def predictions(names: Sequence[str], output: Tensor, classes: Sequence[str], top: int) -> Table:
+    """The `top` largest outputs of each photo with their probabilities; output: (B, C)."""
+    table = plain("prediction", "photo", "class")
+    for head in ("probability", "output"):
+        table.add_column(head, justify="right")
+    shares = probabilities(output)
+    for i, name in enumerate(names):
+        for rank, k in enumerate(output[i].topk(min(top, output.shape[1])).indices.tolist()):
+            label = escape(class_name(k, classes))
+            table.add_row("" if rank else escape(name), label, f"{shares[i, k]:.1%}", f"{output[i, k]:.4g}")
+    return table
+
+
+def ledger(label: str, names: Sequence[str], explained: Sequence[str], accounts: Ledger) -> Table:
+    """One line a photo; the heads of the columns are the equation that every line fulfils."""
+    table = plain(f"ledger, {label}", "photo", "explained")
+    for head in ("score", "= ΣR", "+ bias", "+ epsilon", "+ residual"):
+        table.add_column(head, justify="right", no_wrap=True)
+    parts = (accounts.score, accounts.input, accounts.bias, accounts.epsilon, accounts.residual)
+    for i, name in enumerate(names):
+        table.add_row(escape(name), escape(explained[i]), *(f"{float(part[i]):.4g}" for part in parts))
+    return table
+
+
+def recipes() -> Table:
+    """All composites; the options that every one takes stand once, under the table."""
+    common = {f.name: f.default for f in fields(Common)}
+    table = Table(title="composites", title_justify="left", caption_justify="left")
+    table.caption = escape(f"every composite also takes {options(common)}")
+    for head in ("name", "what it is", "options"):
+        table.add_column(head, overflow="fold")
+    for name in composites.names():
+        function = getattr(composites, name)
+        summary = (inspect.getdoc(function) or "").split("\n")[0]
+        own = {k: v for k, v in composites.signature(name).items() if k not in common or v != common[k]}
+        table.add_row(name, escape(summary), escape(options(own)))
+    return table
+
+
+def rule_list() -> Table:
+    """All rules with their equations, parameters and families."""
+    table = Table(title="rules", title_justify="left")
+    for head in ("name", "equation", "parameters", "for"):
+        table.add_column(head, overflow="fold")
+    for name in rules.names():
+        rule, _ = rules.get(name)
+        families = ", ".join(sorted(family.value for family in rule.families))
+        table.add_row(name, escape(rule.equation), escape(options(rule.parameters)), families)
+    return table
+
+
+def plain(title: str, *heads: str) -> Table:
+    """A table without side borders, which leaves 80 columns to its content; columns of text."""
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    return table
+
+
+def options(defaults: Mapping[str, Any]) -> str:
+    """name=default, ...; a name alone must be given."""
+    return ", ".join(k if v is inspect.Parameter.empty else f"{k}={v}" for k, v in defaults.items())
+
+
+def probabilities(output: Tensor) -> Tensor:
+    """(B, C): the softmax, or the output itself where the model ends in one."""
+    sums = output.sum(1)
+    ready = bool(((output >= 0).all() & ((sums - 1).abs() < 1e-3).all()).item())
+    return output if ready else output.softmax(1)
+
+
+def class_name(index: int, classes: Sequence[str]) -> str:
+    """The name of a class, or its index where classes have no names."""
+    return classes[index] if index < len(classes) else str(index)

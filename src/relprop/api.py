@@ -1,0 +1,160 @@
+"""explain, Explainer, examine: from a model and inputs to an explanation."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, final
+
+import torch
+from torch import Tensor, fx, nn
+
+from . import composites
+from .capture import undisturbed
+from .captured import Inputs
+from .composites import Composite
+from .errors import CompositeError, RelpropError
+from .explanation import Explanation
+from .guards import check_model
+from .ops import name as op_name
+from .prepared import Prepared
+from .program import source
+from .report import Report, RuleTable
+from .targets import Target
+
+
+@final
+class Explainer:
+    """A model captured and its relevance program emitted once, to be called on many inputs.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> explainer = Explainer(model, torch.randn(2, 4), composite="epsilon")
+    >>> explainer(torch.randn(5, 4), target=1).relevance.shape
+    torch.Size([5, 4])
+
+    `example_inputs` fix the shapes; the batch size is free. When the model's weights change, the next call captures
+    them anew. `rules` is the rule table, `code` the program as Python text, `program` the program as a graph module.
+    """
+
+    def __init__(
+        self, model: nn.Module, example_inputs: Inputs, composite: str | Composite = "auto", **rule_options: Any
+    ) -> None:
+        check_model(model)
+        self.model, self.composite = model, _composite(composite, rule_options)
+        self._lock = threading.Lock()
+        self._states: dict[int | None, Prepared] = {}
+        self._state(example_inputs)
+
+    def __call__(
+        self, inputs: Inputs, target: Target = None, *, ledger: bool = False, record: tuple[str, ...] | list[str] = ()
+    ) -> Explanation:
+        """Explain the outputs for `inputs`; see `relprop.explain` for the arguments."""
+        state, tensors = self._state(inputs)
+        program = state.program(ledger, (record,) if isinstance(record, str) else tuple(record))
+        differentiate = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+        with undisturbed(tensors[0].device), torch.set_grad_enabled(differentiate):
+            return state.run(program, tensors, target, ledger)
+
+    def _state(self, inputs: Inputs) -> tuple[Prepared, list[Tensor]]:
+        """What fits these inputs and the model's present weights: the capture for any batch size, or for this one."""
+        with self._lock:
+            if any(s.stale(self.model) for s in self._states.values()):
+                self._states.clear()
+            known = next(iter(self._states.values()), None)
+            batch = known.samples(inputs) if known else None
+            state = self._states.get(batch) or self._states.get(None)
+            if state is not None:
+                tensors = state.check(inputs)
+                if not state.captured.dynamic or state.fits(self.model, tensors, batch or 0):
+                    return state, tensors
+            state = Prepared(self.model, inputs, self.composite, dynamic=None not in self._states)
+            self._states[None if state.captured.dynamic else state.captured.batch] = state
+            return state, state.check(inputs)
+
+    @property
+    def _any(self) -> Prepared:
+        return next(iter(self._states.values()))
+
+    @property
+    def rules(self) -> RuleTable:
+        """The rule of every op, with its parameters and why it was chosen."""
+        return self._any.table()
+
+    @property
+    def program(self) -> fx.GraphModule:
+        """The program as a graph module: (*inputs, target) -> (output, score, target, relevance, recorded, ledger)."""
+        return self._any.program(False, ()).whole
+
+    @property
+    def code(self) -> str:
+        """The program as a Python file that runs by itself, one line a value."""
+        return source(self.program, type(self.model).__name__)
+
+
+def explain(
+    model: nn.Module,
+    inputs: Inputs,
+    target: Target = None,
+    composite: str | Composite = "auto",
+    *,
+    ledger: bool = False,
+    record: tuple[str, ...] | list[str] = (),
+    **rule_options: Any,
+) -> Explanation:
+    """Layer-wise relevance propagation of the model's decision on `inputs` (Bach et al. 2015; Montavon et al. 2019).
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> e = explain(model, torch.randn(2, 4), composite="epsilon", ledger=True)
+    >>> e.relevance.shape, e.ledger.closes()
+    (torch.Size([2, 4]), True)
+
+    `inputs`: a tensor (batch, ...), a tuple of positional or a dict of keyword arguments of `forward`. `target`:
+    None (arg-max of each sample), a class index, a LongTensor with one index a sample, a callable from the output
+    to one score a sample, or a floating point tensor like the output (initial relevance); a list of targets gives
+    the relevance of each in a leading dimension, for one forward pass. `composite`: a recipe's name
+    (`relprop.composites.names()`), with `rule_options` for it, or a `Composite`. `ledger`: account for every op.
+    `record`: module paths whose relevance is returned in `recorded`. Relevance is in the units of the explained
+    output.
+
+    Raises `relprop.errors`: InputError, TargetError, CaptureError, CompositeError, RuleError, NonFiniteError.
+    """
+    return Explainer(model, inputs, composite, **rule_options)(inputs, target, ledger=ledger, record=record)
+
+
+def examine(model: nn.Module, inputs: Inputs, composite: str | Composite = "auto", **rule_options: Any) -> Report:
+    """What relprop would do with a model, before anything runs backward; never raises for a missing rule.
+
+    >>> print(examine(torch.nn.Linear(2, 2), torch.zeros(1, 2)).ready)
+    True
+    """
+    name = type(model).__name__
+    try:
+        check_model(model)
+        state = Prepared(model, inputs, _composite(composite, rule_options), strict=False)
+    except CompositeError:
+        raise
+    except RelpropError as e:
+        return Report(name, error=str(e))
+    counts: dict[str, int] = {}
+    for n in state.reading.graph.nodes:
+        if n in state.reading.reached and n.op == "call_function":
+            counts[op_name(n.target)] = counts.get(op_name(n.target), 0) + 1
+    missing = [composites.composite.missing_message(n, state.reading) for n in state.assignment.missing]
+    missing += state.interleaved()
+    unmatched = state.assignment.idle(state.reading)
+    return Report(name, "", missing, unmatched, state.table(), counts)
+
+
+def _composite(composite: str | Composite, options: dict[str, Any]) -> Composite:
+    if isinstance(composite, str):
+        return composites.get(composite, **options)
+    if isinstance(composite, (list, tuple)):
+        composite = Composite(composite)
+    if not isinstance(composite, Composite):
+        raise CompositeError(
+            f"composite is a {type(composite).__name__}; give a recipe's name or a relprop.composites.Composite"
+        )
+    if options:
+        raise CompositeError(
+            f"{', '.join(options)}: options go to recipes given by name; bind them with functools.partial"
+        )
+    return composite

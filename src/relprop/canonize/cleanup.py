@@ -1,0 +1,75 @@
+"""Ops that do nothing go; what depends on parameters alone becomes a constant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from .. import ops
+from ..captured import Captured
+from .edit import attach, calls, constant
+
+IDENTITIES = (
+    "clone", "alias", "contiguous", "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout",
+    "lift_fresh_copy", "positive", "identity", "_assert_tensor_metadata",
+)  # fmt: skip
+
+
+def drop_identities(captured: Captured) -> list[str]:
+    """Remove dropout in evaluation mode, copies, and conversions to the type a value already has."""
+    graph, removed = captured.module.graph, 0
+    for node in calls(graph, *IDENTITIES, "to", "_to_copy"):
+        source: Any = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node) or not node.users:
+            continue
+        converts = ops.name(node.target) in ("to", "_to_copy")
+        if converts and source.meta["val"].dtype != node.meta["val"].dtype:
+            continue
+        if "dropout" in ops.name(node.target) and len(node.args) > 2 and node.args[2] is True:
+            continue  # random on purpose: found by the check of capture
+        node.replace_all_uses_with(source)
+        removed += 1
+    return [f"{removed} identities removed"] if removed else []
+
+
+def free_views(captured: Captured) -> list[str]:
+    """`view` becomes `reshape`: without the copies, and for inputs in another memory format, a view may not exist."""
+    nodes = calls(captured.module.graph, "view", "_unsafe_view")
+    for node in nodes:
+        node.target = torch.ops.aten.reshape.default
+    return [""] if nodes else []
+
+
+def fold_constants(captured: Captured) -> list[str]:
+    """Evaluate once what depends on parameters alone: weight_norm, parametrizations, positions, masks."""
+    module = captured.module
+    known: dict[fx.Node, Tensor] = {}
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            tensor = constant(module, node)
+            if tensor is not None:
+                known[node] = tensor
+        elif node.op == "call_function" and node.all_input_nodes and all(n in known for n in node.all_input_nodes):
+            value = _evaluate(node, known)
+            if isinstance(value, (Tensor, tuple, list)):
+                known[node] = value  # type: ignore[assignment]
+    folded = [
+        n for n in known if n.op != "get_attr" and isinstance(known[n], Tensor) and any(u not in known for u in n.users)
+    ]
+    for node in folded:
+        new = attach(module, node, f"constant_{node.name}", known[node].detach())
+        new.meta = {**node.meta, "val": known[node]}
+        node.replace_all_uses_with(new)
+    return [f"{len(folded)} constant(s) computed once"] if folded else []
+
+
+def _evaluate(node: fx.Node, known: dict[fx.Node, Tensor]) -> Any:
+    def load(x: fx.Node) -> Any:
+        return known[x]
+
+    args = torch.fx.map_arg(node.args, load)
+    kwargs = torch.fx.map_arg(node.kwargs, load)
+    with torch.no_grad():
+        return node.target(*args, **kwargs)  # type: ignore[operator]

@@ -1,0 +1,303 @@
+"""Model to graph: the only file that names torch.export.
+
+The user's model is never run or changed: a clone of its module tree, which shares the parameters and owns
+everything else, is put in evaluation mode and exported with a dynamic batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, export
+
+from .captured import Captured, Inputs, InputSpec, noise_of, run
+from .errors import CaptureError, InputError, NonFiniteError
+from .graph import line_of, module_path, symbolic, where
+from .guards import check_devices, check_inputs, check_weights, type_remedy
+from .ops import REASONS
+from .ops import name as op_name
+from .values import difference, same
+
+_EXPORT = threading.RLock()  # torch.export patches nn.Module and keeps global state
+
+
+class _Flat(nn.Module):
+    """The model as a function of its tensors alone."""
+
+    def __init__(self, model: nn.Module, spec: InputSpec) -> None:
+        super().__init__()
+        self.model, self._spec = model, spec
+
+    def forward(self, *tensors: Tensor) -> Any:
+        return self._spec.call(self.model, tensors)
+
+
+def clone(model: nn.Module, *, share: bool = True) -> nn.Module:
+    """The module tree copied, in evaluation mode: parameters shared (unless told), buffers and all else its own."""
+    shared: dict[int, Any] = {id(p): p for p in model.parameters()} if share else {}
+    for module in model.modules():  # weights computed by hooks (weight_norm) are plain tensors that deepcopy refuses
+        loose = [v for v in vars(module).values() if isinstance(v, Tensor) and not v.is_leaf]
+        shared.update({id(v): v if share else v.detach().clone() for v in loose})
+    try:
+        return copy.deepcopy(model, shared).eval()
+    except Exception as e:
+        raise CaptureError(
+            f"the model {type(model).__name__} cannot be copied ({e}); relprop explains a copy so that yours is never "
+            "changed. Keep locks, files and generators out of the module's attributes"
+        ) from e
+
+
+@contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Leave the random number generators as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+def capture(model: nn.Module, inputs: Inputs, *, dynamic: bool = True) -> Captured:
+    """Export `model` as called with `inputs` to a functional graph of ATen ops, the batch dimension left open.
+
+    Where the model's code fixes the batch size, or with `dynamic` off, the graph is for this size alone.
+    """
+    spec = InputSpec.of(inputs)
+    tensors = [t.detach() for t in spec.flatten(inputs)]
+    check_devices(model, tensors, spec)
+    check_inputs(tensors, spec)
+    check_weights(model)
+    with _EXPORT, undisturbed(tensors[0].device):
+        batch = _batch(model, tensors, spec)
+        for wide in (True, False) if dynamic else (False,):
+            module = _export(model, spec, tensors, batch if wide else None)
+            if module is None:
+                continue
+            found = [n for n in module.graph.nodes if n.op == "placeholder"]
+            _forget_mutations(module, found)
+            captured = Captured(module, found, _explained(found, tensors, spec), spec, wide, batch)
+            if runs_as(captured, model, tensors):
+                _name(found, spec)
+                return captured
+    raise CaptureError(
+        "the captured graph gives another output than the model: its forward is random (functional dropout with "
+        "training=True?) or depends on Python state that changes between calls; make it deterministic in eval mode"
+    )
+
+
+def runs_as(captured: Captured, model: nn.Module, tensors: list[Tensor]) -> bool:
+    """Whether the graph gives the model's own output on these inputs (after another draw of random numbers)."""
+    with _EXPORT, undisturbed(tensors[0].device), torch.no_grad():
+        expected = run_once(model, tensors, captured.spec, mutates=captured.mutates)
+        torch.rand(1)  # a random forward must show
+        try:
+            got = run(captured, [t.clone() for t in tensors])
+        except RuntimeError:
+            return False  # a shape the graph does not fit
+        if not torch.isfinite(expected).all():
+            blamed = first_non_finite(captured.module, tensors)
+            raise NonFiniteError(f"the model's output is not finite; it first goes wrong at {blamed}")
+        if not same(got, expected):
+            return False
+        if captured.dynamic and len(got) > 1 and _mixes(captured, tensors, got):
+            raise CaptureError(
+                f"the samples of a batch influence each other in {type(model).__name__}, first at "
+                f"{_first_mixing(captured, tensors, len(got))}: the first sample gives another output alone than among "
+                "others, and has no explanation of its own; change that, or explain batches of one sample"
+            )
+        return True
+
+
+def _mixes(captured: Captured, tensors: list[Tensor], got: Tensor) -> bool:
+    """Whether the first sample alone gives another output than in the batch, by more than rounding."""
+    alone = run(captured, [t[:1].clone() if t.shape[0] == len(got) else t.clone() for t in tensors])
+    if alone.shape != got[:1].shape or same(alone, got[:1]):  # squeeze() shapes a batch of one in its own way
+        return False
+    return difference(alone, got[:1]) > 10 * noise_of(captured, tensors, got)
+
+
+class _Values(fx.Interpreter):
+    """Runs a graph and keeps every node's value."""
+
+    def values(self, *tensors: Tensor) -> dict[fx.Node, Any]:
+        self.kept: dict[fx.Node, Any] = {}
+        self.run(*tensors)
+        return self.kept
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.kept[n] = super().run_node(n)
+        return self.kept[n]
+
+
+def _first_mixing(captured: Captured, tensors: list[Tensor], samples: int) -> str:
+    """The op whose value for the first sample first depends on the others, and what is known of it."""
+    many = _Values(captured.module).values(*[t.clone() for t in tensors])
+    one = _Values(captured.module).values(*[t[:1].clone() if len(t) == samples else t.clone() for t in tensors])
+    for node, value in many.items():
+        rows = isinstance(value, Tensor) and value.is_floating_point() and value.dim() and len(value) == samples
+        if rows and one[node].shape == value[:1].shape and not same(one[node], value[:1]):
+            source = node.args[0] if op_name(node.target) == "getitem" and isinstance(node.args[0], fx.Node) else node
+            reason = REASONS.get(op_name(source.target))
+            return where(source) + (f" ({reason})" if reason else "")
+    return "an op that relprop could not single out"
+
+
+def run_once(model: nn.Module, tensors: list[Tensor], spec: InputSpec, *, mutates: bool = False) -> Tensor:
+    """The model's output, refusing inputs it cannot be called with and outputs that are no tensor.
+
+    `mutates`: forward changes parameters in place, so that they must not be shared.
+    """
+    kind = type(model).__name__
+    try:
+        with torch.no_grad():
+            out = _Flat(clone(model, share=not mutates), spec)(*[t.clone() for t in tensors])
+    except CaptureError:
+        raise
+    except Exception as e:
+        shapes = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors)
+        line = line_of("".join(traceback.format_tb(e.__traceback__)))
+        remedy = type_remedy(model, tensors)
+        raise InputError(f"{kind} cannot be called with inputs of shape {shapes}: {e} (at {line}){remedy}") from e
+    if not isinstance(out, Tensor):
+        raise CaptureError(
+            f"{kind} returns a {type(out).__name__}, not a tensor; wrap it in a module whose forward picks the tensor "
+            "to explain, for example `return self.model(x)[0]` or `return self.model(x).logits`"
+        )
+    sizes = {t.shape[0] for t in tensors}
+    if out.dim() == 0 or out.shape[0] not in sizes:
+        raise CaptureError(
+            f"{kind} returns shape {tuple(out.shape)} for {' or '.join(map(str, sorted(sizes)))} samples; its output "
+            "needs one row a sample (no sum or selection over the batch)"
+        )
+    if not out.is_floating_point():
+        raise CaptureError(f"{kind} returns {out.dtype}; return the scores instead of decisions (no argmax)")
+    return out
+
+
+def _batch(model: nn.Module, tensors: list[Tensor], spec: InputSpec) -> int:
+    """The number of samples: the inputs' common first dimension, or, where it differs, the output's."""
+    sizes = {t.shape[0] for t in tensors}
+    return sizes.pop() if len(sizes) == 1 else run_once(model, tensors, spec, mutates=True).shape[0]
+
+
+def _export(model: nn.Module, spec: InputSpec, tensors: list[Tensor], batch: int | None) -> fx.GraphModule | None:
+    """The graph, its batch dimension open if `batch` is given and the model's code allows it (else None)."""
+    flat = _Flat(clone(model), spec)
+    if batch is None:
+        try:
+            return _graph(flat, tuple(tensors), None)
+        except Exception as e:
+            run_once(model, tensors, spec, mutates=True)  # if the model itself refuses, say that
+            raise CaptureError(_refusal(e)) from e
+    moving = [t.shape[0] == batch for t in tensors]
+    # a number of samples that is no other size in the model: an equal one could be taken for the batch
+    sizes = {n for t in (*model.parameters(), *model.buffers(), *tensors) for n in t.shape}
+    count = next(n for n in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43) if n not in sizes or n == 43)
+    pairs = [t[:1].expand(count, *t.shape[1:]).clone() if m else t for t, m in zip(tensors, moving, strict=True)]
+    try:
+        module = _graph(flat, tuple(pairs), (tuple({0: Dim.AUTO} if m else None for m in moving),))
+    except Exception:  # any refusal: perhaps the code fixes the batch size
+        return None
+    found = [n for n in module.graph.nodes if n.op == "placeholder"]
+    return module if any(symbolic(n.meta["val"].shape[0]) for n in found) else None
+
+
+def _graph(flat: nn.Module, tensors: tuple[Tensor, ...], shapes: Any) -> fx.GraphModule:
+    quiet = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level, hooks = quiet.level, nn.modules.module._global_buffer_registration_hooks
+    registered = dict(hooks)  # torch 2.11 leaves its own behind when an export fails
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of its internals
+        quiet.setLevel(logging.CRITICAL)
+        try:
+            program = export(flat, tensors, dynamic_shapes=shapes, strict=False)
+            module = program.run_decompositions({}).module(check_guards=False)
+        finally:
+            quiet.setLevel(level)
+            hooks.clear()
+            hooks.update(registered)
+    assert isinstance(module, fx.GraphModule)
+    module._forward_pre_hooks.clear()  # export's check of input sizes; ours names the argument
+    return module
+
+
+def _refusal(e: Exception) -> str:
+    line = line_of("".join(traceback.format_tb(e.__traceback__)))
+    kind = f"{type(e).__name__}: {e}"
+    advice = "write it with tensor operations"
+    if "data-dependent" in kind.lower() or "GuardOnDataDependent" in kind:
+        advice = (
+            "a decision on tensor values cannot be recorded: replace `if`, `while`, `.item()`, `int(...)` on a tensor "
+            "by torch.where or a fixed bound"
+        )
+    first = kind.strip().splitlines()[0][:300]
+    report = "`torch.export.export(model, args, strict=False)` shows the full report"
+    return f"forward cannot be exported at {line}: {first}\nRemedy: {advice}; {report}"
+
+
+def _forget_mutations(module: fx.GraphModule, found: list[fx.Node]) -> None:
+    """Drop the write-backs of a forward that changes its inputs or its own state: the program is a function."""
+    changed = False
+    for node in list(module.graph.nodes):
+        if node.op == "call_function" and node.target is torch.ops.aten.copy_.default:
+            target = node.args[0]
+            if target in found or target.op == "get_attr":
+                changed |= target.op == "get_attr"
+                node.replace_all_uses_with(node.args[1])
+                module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    module.meta["relprop_mutates"] = changed
+
+
+def _explained(found: list[fx.Node], tensors: list[Tensor], spec: InputSpec) -> list[fx.Node]:
+    """The inputs that get relevance: real numbers, and tokens that go into an embedding."""
+    explained = [n for n, t in zip(found, tensors, strict=True) if t.is_floating_point() or _is_tokens(n)]
+    if explained:
+        return explained
+    name = spec.names[0]
+    if len(found) == 1:
+        dtype = tensors[0].dtype
+        raise InputError(f"{name} has dtype {dtype}; give real numbers: {name}.float(), scaled as in training")
+    raise InputError(f"none of {', '.join(spec.names)} is a floating point tensor or goes into an embedding")
+
+
+def _name(found: list[fx.Node], spec: InputSpec) -> None:
+    """Call the placeholders by the arguments' names."""
+    for i, (node, name) in enumerate(zip(found, spec.names, strict=True)):
+        last = "".join(c if c.isalnum() else "_" for c in name.removeprefix("inputs")).strip("_")
+        node.name = node.target = "x" if spec.single else f"x_{last or i}"
+
+
+def _is_tokens(node: fx.Node) -> bool:
+    """Whether an integer input goes into an embedding."""
+    return not node.meta["val"].is_floating_point() and any(
+        u.target is torch.ops.aten.embedding.default and u.args[1] is node for u in node.users
+    )
+
+
+def first_non_finite(module: fx.GraphModule, tensors: list[Tensor]) -> str:
+    """The first node whose value is NaN or infinite, described."""
+
+    class Search(fx.Interpreter):
+        found = ""
+
+        def run_node(self, n: fx.Node) -> Any:
+            out = super().run_node(n)
+            if not self.found and isinstance(out, Tensor) and out.is_floating_point() and not torch.isfinite(out).all():
+                self.found = (
+                    f"{n.name} (module {module_path(n) or '(model)'!r}, {line_of(n.meta.get('stack_trace') or '')})"
+                )
+            return out
+
+    search = Search(module)
+    with torch.no_grad():
+        search.run(*tensors)
+    return search.found or "an op that relprop could not single out"

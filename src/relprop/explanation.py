@@ -1,0 +1,78 @@
+"""The result of an explanation: relevance, output, score, ledger, and a few ways to look at it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .program import Ledger
+
+Tree = Any  # a Tensor, or a tuple or dict of them, as the inputs were given
+
+
+@dataclass(repr=False)
+class Explanation:
+    """Relevance of the inputs for the explained score.
+
+    `relevance`: structure and shapes of the explained inputs (for token inputs, one number a token); with K
+    targets a leading dimension K. `output`: what the model returned. `score`: Tensor[B], what was explained.
+    `target`: the class indices or target used. `ledger`: accounts, if asked for. `recorded`: relevance at inner
+    modules asked for with `record`.
+    """
+
+    relevance: Tree
+    output: Tensor
+    score: Tensor
+    target: Any
+    ledger: Any = None
+    recorded: dict[str, Tensor] = field(default_factory=dict)
+
+    def save(self, path: str, *, sample: int | None = None, **options: Any) -> None:
+        """Write the relevance as a picture: one heatmap a sample (needs `relprop[show]`)."""
+        from . import show
+
+        maps, scores = self._maps(sample)
+        show.save(path, maps, scores=scores, **options)
+
+    def plot(self, *, sample: int | None = None, **options: Any) -> Any:
+        """The relevance as a matplotlib figure (needs `relprop[show]`)."""
+        from . import show
+
+        maps, scores = self._maps(sample)
+        return show.plot(maps, scores=scores, **options)
+
+    def _maps(self, sample: int | None) -> tuple[list[Tensor], list[float]]:
+        R, scores = self.relevance, self.score
+        if not isinstance(R, Tensor):
+            raise InputError("the model has several inputs; give one of e.relevance to relprop.show")
+        if scores.dim() > 1:  # several targets: a row each
+            R, scores = R.flatten(0, 1), scores.flatten()
+        if R.dim() not in (3, 4) or (R.dim() == 4 and R.shape[1] not in (1, 3, 4)):
+            raise InputError(f"relevance of shape {tuple(R.shape)} is no image; draw e.relevance yourself")
+        chosen = range(len(R)) if sample is None else [sample]
+        return [R[i].detach() for i in chosen], [float(scores[i]) for i in chosen]
+
+    def _repr_html_(self) -> str:
+        """A heatmap inside a notebook, or the text where relevance is no image."""
+        import base64
+        import html
+        import io
+
+        try:
+            figure = self.plot()
+        except (InputError, ImportError):
+            return f"<pre>{html.escape(repr(self))}</pre>"
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", bbox_inches="tight")
+        return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="relevance">'
+
+    def __repr__(self) -> str:
+        shapes = torch.utils._pytree.tree_map(lambda t: tuple(t.shape) if isinstance(t, Tensor) else t, self.relevance)
+        target = self.target.tolist() if isinstance(self.target, Tensor) and self.target.numel() < 9 else "..."
+        scores = [round(s, 4) for s in self.score.flatten()[:8].tolist()]
+        kept = "" if not isinstance(self.ledger, Ledger) else f", ledger closes: {self.ledger.closes()}"
+        return f"Explanation(relevance {shapes}, target {target}, score {scores}{kept})"

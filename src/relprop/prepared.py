@@ -1,0 +1,233 @@
+"""A model made ready: captured, canonized, its rules assigned, its programs emitted as they are asked for, and run."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, final
+
+import torch
+from torch import Tensor, fx, nn
+
+from . import composites
+from .canonize import canonize
+from .canonize.edit import constant
+from .capture import capture, first_non_finite, runs_as, undisturbed
+from .captured import Captured, Inputs
+from .composites import Assignment, Composite
+from .errors import InputError, NonFiniteError, RuleError, TargetError
+from .explanation import Explanation, Tree
+from .graph import Reading, module_path, module_paths, where
+from .guards import check_inputs
+from .ops import name as op_name
+from .program import Ledger, OpEntry, Program, emit, fold
+from .report import RuleTable
+from .targets import Target, initial
+
+
+@final
+class Prepared:
+    """A model captured, canonized and with its rules: what depends on its weights (and perhaps on the batch size)."""
+
+    def __init__(
+        self, model: nn.Module, inputs: Inputs, composite: Composite, *, dynamic: bool = True, strict: bool = True
+    ) -> None:
+        self._weights = fingerprint(model)
+        self.captured: Captured = capture(model, inputs, dynamic=dynamic)
+        tensors = [t.detach() for t in self.captured.spec.flatten(inputs)]
+        self._fitting = {self.captured.batch}
+        self.shapes = [tuple(t.shape) for t in tensors]
+        self.dtypes = [t.dtype for t in tensors]
+        self.device = tensors[0].device
+        with undisturbed(self.device):
+            self.explained = canonize(self.captured, self._few(tensors))
+        samples = None if self.captured.dynamic else self.captured.batch
+        self.reading = Reading(self.captured.module.graph, self.captured.explained, self.explained, samples)
+        self.assignment: Assignment = composites.assign(composite, self.reading)
+        if strict:
+            self.assignment.check(self.reading)
+            for said in self.interleaved():
+                raise RuleError(said)
+            if not any(n in self.reading.reached for n in self.captured.explained):
+                raise RuleError("the model's output does not depend on any floating point input: nothing to explain")
+        self._probes = probes(model, self.captured.module)
+        self._programs: dict[tuple[bool, tuple[str, ...]], Program] = {}
+        self._lock = threading.Lock()
+
+    def _few(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Two samples are enough to check a rewriting by, where the graph takes any number."""
+        if not self.captured.dynamic:
+            return tensors
+        return [t[:2] if t.shape[0] == self.captured.batch else t for t in tensors]
+
+    def interleaved(self) -> list[str]:
+        """What to say of each place where the samples of the batch can no longer be told apart."""
+        return [
+            f"samples are interleaved in one dimension at {where(n)}: put the batch in front before reshaping, so that "
+            "the ledger and ε can tell samples apart"
+            for n in self.reading.interleaved()
+        ]
+
+    def stale(self, model: nn.Module) -> bool:
+        """Whether the model's modules or weights are no longer those that were captured."""
+        return fingerprint(model) != self._weights or any(not torch.equal(sample(t), s) for t, s in self._probes)
+
+    def samples(self, inputs: Inputs) -> int:
+        """The batch size of further inputs."""
+        tensors = self.captured.spec.flatten(inputs)
+        moving = (t for t, s in zip(tensors, self.shapes, strict=True) if s[0] == self.captured.batch)
+        return next((t.shape[0] for t in moving if t.dim()), 0)
+
+    def fits(self, model: nn.Module, tensors: list[Tensor], batch: int) -> bool:
+        """Whether the graph is the model at this batch size too; asked once a size (code may branch on it)."""
+        if batch not in self._fitting and runs_as(self.captured, model, [t.detach() for t in tensors]):
+            self._fitting.add(batch)
+        return batch in self._fitting
+
+    def check(self, inputs: Inputs) -> list[Tensor]:
+        """The tensors of further inputs, refusing other shapes, types and devices than those captured."""
+        tensors, spec = self.captured.spec.flatten(inputs), self.captured.spec
+        batch = self.samples(inputs)
+        for t, shape, dtype, name in zip(tensors, self.shapes, self.dtypes, spec.names, strict=True):
+            moving = shape[0] == self.captured.batch
+            if t.dim() != len(shape) or tuple(t.shape[1:]) != shape[1:] or (not moving and t.shape[0] != shape[0]):
+                there = ", ".join(map(str, ("batch" if moving else shape[0], *shape[1:])))
+                raise InputError(
+                    f"{name} has shape {tuple(t.shape)}, captured was ({there}); only the batch size may differ: "
+                    "make a new Explainer for other shapes"
+                )
+            if moving and t.shape[0] != batch:
+                raise InputError(f"{name} holds {t.shape[0]} samples, {spec.names[0]} {batch}")
+            if t.dtype != dtype:
+                raise InputError(f"{name} has dtype {t.dtype}, captured was {dtype}; pass {name}.to({dtype})")
+            if t.device != self.device:
+                there = repr(str(self.device))
+                raise InputError(f"{name} is on {t.device}, captured was {self.device}; pass {name}.to({there})")
+        check_inputs(tensors, spec)
+        return tensors
+
+    def program(self, ledger: bool, record: tuple[str, ...]) -> Program:
+        with self._lock:
+            key = (ledger, record)
+            if key not in self._programs:
+                nodes = {name: self._recorded(name) for name in record}
+                self._programs[key] = emit(
+                    self.captured, self.reading, self.assignment, self.explained, ledger=ledger, record=nodes
+                )
+            return self._programs[key]
+
+    def _recorded(self, name: str) -> fx.Node:
+        """The last value computed in the module of this path, or the node of this name."""
+        graph = self.captured.module.graph
+        by_name = [n for n in graph.nodes if n.name == name and n in self.reading.reached]
+        inside = [n for n in self.assignment.assigned if name in module_paths(n)]
+        within = [n for n in self.assignment.assigned if any(p.startswith(name + ".") for p in module_paths(n))]
+        calls = [n for n in inside if not any(u in inside for u in n.users)]
+        if len(calls) > 1 and not by_name:
+            raise InputError(
+                f"record={name!r}: this module is called {len(calls)} times; name one of the values "
+                + ", ".join(n.name for n in calls)
+            )
+        found = by_name or calls or within
+        if not found:
+            paths = sorted({p for n in self.assignment.assigned for p in module_paths(n) if p})
+            raise InputError(f"record={name!r} names no module relevance passes; there are {', '.join(paths)}")
+        return found[-1]
+
+    def table(self) -> RuleTable:
+        rows = [a.row() for a in self.assignment]
+        rows += [
+            {"node": n.name, "module": module_path(n), "op": op_name(n.target), "rule": "(none)", "parameters": "",
+             "why": "final: explained at its logits"}
+            for n in self.captured.module.graph.nodes if n.meta.get("relprop_final")
+        ]  # fmt: skip
+        return RuleTable(rows, self.captured.notes)
+
+    def run(self, program: Program, tensors: list[Tensor], target: Target, ledger: bool) -> Explanation:
+        output, explained, saved = program.forward(*tensors)
+        if not bool(torch.isfinite(explained).all()):
+            where_ = first_non_finite(self.captured.module, tensors)
+            raise NonFiniteError(f"the model's output is not finite for these inputs; it first goes wrong at {where_}")
+        several = isinstance(target, list)
+        starts = [initial(explained, t) for t in (target if isinstance(target, list) else [target])]
+        if not starts:
+            raise TargetError("target is an empty list; give at least one target")
+        runs = [self._back(program, R, score, saved, ledger) for R, score, _ in starts]
+        relevance = [torch.stack(rs) if several else rs[0] for rs in zip(*(r[0] for r in runs), strict=True)]
+        recorded = [torch.stack(rs) if several else rs[0] for rs in zip(*(r[1] for r in runs), strict=True)]
+        scores, resolved = [s for _, s, _ in starts], [t for _, _, t in starts]
+        ledgers = [r[2] for r in runs]
+        return Explanation(
+            relevance=self._tree(relevance),
+            output=output,
+            score=torch.stack(scores) if several else scores[0],
+            target=resolved if several else resolved[0],
+            ledger=(ledgers if several else ledgers[0]) if ledger else None,
+            recorded=dict(zip(program.record, recorded, strict=True)),
+        )  # fmt: skip
+
+    def _tree(self, relevance: list[Tensor]) -> Tree:
+        rest = iter(relevance)
+        values = [next(rest) if n in self.captured.explained else None for n in self.captured.inputs]
+        tree: Tree = self.captured.spec.restore(values)
+        return tree
+
+    def _back(self, program: Program, R: Tensor, score: Tensor, saved: Any, ledger: bool) -> tuple[Any, Any, Any]:
+        relevance, recorded, rows = program.backward(R, *saved)
+        for r in relevance:
+            if not bool(torch.isfinite(r).all()):
+                raise NonFiniteError(self._blame(program, R, saved))
+        if not ledger:
+            return relevance, recorded, None
+        entries = []
+        for name, row in zip(program.ledger_nodes, rows, strict=True):
+            a = next(a for a in self.assignment if a.node.name == name)
+            amounts = fold(row, len(score))
+            entries.append(OpEntry(name, module_path(a.node), op_name(a.node.target), a.rule.name, *amounts))
+        start = R.reshape(len(score), -1).sum(1)
+        return relevance, recorded, Ledger(score, start, list(relevance), entries)
+
+    def _blame(self, program: Program, R: Tensor, saved: Any) -> str:
+        """The op whose rule first gave a non-finite relevance."""
+        by_name = {a.node.name: a for a in self.assignment}
+        guilty: list[str] = []
+
+        class Search(fx.Interpreter):
+            def run_node(self, n: fx.Node) -> Any:
+                out = super().run_node(n)
+                if isinstance(out, Tensor) and n.name.startswith("R_") and not torch.isfinite(out).all() and not guilty:
+                    call = next((x for x in n.all_input_nodes if x.name.startswith("f_")), None)
+                    guilty.append(call.name[2:] if call is not None else n.name[2:])
+                return out
+
+        Search(program.backward).run(R, *saved)
+        a = by_name.get(guilty[0]) if guilty else None
+        if a is None:
+            return "the relevance is not finite, though every rule's result is: too large a sum; use float64"
+        return (
+            f"rule {a.rule.name!r} gave NaN or infinite relevance at {where(a.node)}: a denominator is close to 0. "
+            'Remedy: a rule with epsilon > 0 there, residual="magnitude" for sums, or float64'
+        )
+
+
+def fingerprint(model: nn.Module) -> Any:
+    """Changes when a module is replaced, or a parameter or buffer is replaced or written to."""
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    tensors = tuple(
+        (n, id(t), 0 if t.is_inference() else t._version, t.data_ptr(), t.dtype, t.device) for n, t in named
+    )
+    return tensors, tuple((n, id(m)) for n, m in model.named_modules())
+
+
+def probes(model: nn.Module, module: fx.GraphModule) -> list[tuple[Tensor, Tensor]]:
+    """Tensors of the model that went into constants of the graph, with a sample of their values.
+
+    Writing through `.data` leaves no trace in a tensor's version. Tensors the graph itself reads need no probe.
+    """
+    read = {id(constant(module, n)) for n in module.graph.nodes if n.op == "get_attr"}
+    held = [t.detach() for t in (*model.parameters(), *model.buffers()) if id(t) not in read and t.numel()]
+    return [(t, sample(t).clone()) for t in held]
+
+
+def sample(t: Tensor) -> Tensor:
+    """Up to 64 values, evenly spaced."""
+    return t.reshape(-1)[:: max(1, t.numel() // 64)]

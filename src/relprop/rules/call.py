@@ -1,0 +1,215 @@
+"""The call of an op as a rule sees it: tensors and roles, no graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from ..errors import RuleError
+from ..ops import FUNCTIONS, Family, Op, lookup, name
+from .windows import Windows
+
+Path = int | tuple[int, int]
+Transform = Callable[[Tensor], Tensor]
+
+
+def pullback(function: Callable[..., Tensor], *at: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """s -> Jᵀ s, one result an argument, with the Jacobian J of the function at a point."""
+    transposed: Callable[[Tensor], tuple[Tensor, ...]] = torch.func.vjp(function, *at)[1]
+    return transposed
+
+
+@final
+class Linear:
+    """A linear map x -> W x and its transpose `T`: an op with one argument free, no bias, transformed weights."""
+
+    def __init__(self, op: Any, row: Op, args: tuple[Any, ...], kwargs: dict[str, Any], index: int) -> None:
+        self.op, self.row, self.args, self.kwargs, self.index = op, row, args, kwargs, index
+
+    def _with(self, x: Tensor) -> tuple[Any, ...]:
+        return (*self.args[: self.index], x, *self.args[self.index + 1 :])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """W x."""
+        y: Tensor = self.op(*self._with(x), **self.kwargs)
+        return y
+
+    def T(self, s: Tensor, like: Tensor) -> Tensor:
+        """Wᵀ s, in the shape of `like`."""
+        if self.row.adjoint is not None:
+            try:
+                return self.row.adjoint(s, self._with(like), self.kwargs, like)
+            except NotImplementedError:
+                pass
+        return pullback(self, like)(s)[0]
+
+
+@final
+class Call:
+    """One call y = op(*args, **kwargs), of which the arguments at `live` carry relevance.
+
+    `op` is an ATen op, or the name of one of the functions in `relprop.ops.FUNCTIONS`.
+    `nonneg`: the live input is known to be >= 0. `rectified`: relevance arrives only where y > 0.
+    `batch`: the dimension that counts samples. `zero`: the value an activation takes at 0, unless it is 0.
+    With `ledger`, `keep` adds up what the rule did not pass on.
+    """
+
+    def __init__(
+        self,
+        op: Any,
+        args: tuple[Any, ...],
+        y: Tensor,
+        kwargs: dict[str, Any] | None = None,
+        *,
+        live: tuple[Path, ...] = (0,),
+        family: str | None = None,
+        nonneg: bool = False,
+        rectified: bool = False,
+        batch: int | None = 0,
+        batches: tuple[int | None, ...] = (),
+        zero: Tensor | float | None = None,
+        ledger: bool = False,
+    ) -> None:
+        op = FUNCTIONS[op] if isinstance(op, str) else op
+        row = lookup(op)
+        if row is None:
+            raise RuleError(f"the op {name(op)} has no row in relprop.ops")
+        self.op, self.args, self.y, self.kwargs, self.live = op, tuple(args), y, kwargs or {}, live
+        self.row, self.family = row, Family(family or row.family)
+        self.nonneg, self.rectified, self.batch = nonneg, rectified, batch
+        self.batches = batches or (batch,) * len(live)
+        self.zero = zero
+        self.ledger = ledger
+        self.kept: dict[str, Tensor] = {}
+
+    # live operands
+
+    @property
+    def operands(self) -> tuple[Tensor, ...]:
+        """The live arguments."""
+        return tuple(self.args[p] if isinstance(p, int) else self.args[p[0]][p[1]] for p in self.live)
+
+    @property
+    def a(self) -> Tensor:
+        """The live argument, where there is one."""
+        return self.operands[0]
+
+    def at(self, *operands: Tensor) -> Tensor:
+        """The op's value with other live arguments."""
+        args: list[Any] = [list(x) if isinstance(x, (list, tuple)) else x for x in self.args]
+        for p, x in zip(self.live, operands, strict=True):
+            if isinstance(p, int):
+                args[p] = x
+            else:
+                args[p[0]][p[1]] = x
+        y: Tensor = self.op(*args, **self.kwargs)
+        return y
+
+    # the call as an affine map
+
+    def linear(self, transform: Transform | None = None) -> Linear:
+        """The map without its bias; `transform` is applied to the weights (fixed weights >= 0 are left as they are)."""
+        index = self.live[0]
+        if not isinstance(index, int):
+            raise RuleError(f"{name(self.op)} is no affine map of one input")
+        if self.family is Family.MAX_POOL:
+            return self._window_sum()
+        args = list(self.args)
+        weight = self._weight
+        if transform is not None and weight is not None:
+            args[weight] = transform(args[weight])
+        if self.row.bias is not None and self.row.bias < len(args):
+            args[self.row.bias] = None
+            if self.row.bias == 0:  # addmm: the bias comes first and cannot be left out
+                args[0] = self.y.new_zeros(())
+        return Linear(self.op, self.row, tuple(args), self.kwargs, index)
+
+    def _window_sum(self) -> Linear:
+        """Max-pooling read as sum-pooling: the sum over each window."""
+        short = name(self.op)
+        if short in ("amax", "max"):
+            dims = self.args[1:2] or (list(range(1, self.a.dim())),)
+            return Linear(torch.sum, Op(Family.AVERAGE), (self.a, *dims, *self.args[2:3]), {}, 0)
+        windows = Windows(short, self.args, self.kwargs, self.a, self.y)
+
+        def total(x: Tensor) -> Tensor:
+            return windows.total(windows.pad(x, 0.0))
+
+        def transposed(s: Tensor, *_: Any) -> Tensor:
+            return windows.spread(s)
+
+        return Linear(total, Op(Family.AVERAGE, adjoint=transposed), (self.a,), {}, 0)
+
+    @property
+    def z(self) -> Tensor | None:
+        """The affine map's value with its bias where the call computed it: y, but for max-pooling read as a sum."""
+        return None if self.family is Family.MAX_POOL else self.y
+
+    @property
+    def _weight(self) -> int | None:
+        """Position of the weights: for matmul, the factor that is not live."""
+        if self.row.weight is None or len(self.row.live) < 2:
+            return self.row.weight
+        return 1 - int(self.live[0])  # type: ignore[arg-type]
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the map has weights of its own, of either sign."""
+        return self._weight is not None
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias, shaped to be added to y; None where there is none."""
+        i = self.row.bias
+        b = self.args[i] if i is not None and len(self.args) > i else None
+        if b is None:
+            return None
+        if i == 0:
+            return b * self.kwargs.get("beta", 1)  # type: ignore[no-any-return]
+        if self.row.channel == -1:
+            return b  # type: ignore[no-any-return]
+        spatial = self.y.dim() - self.row.channel - 1
+        unbatched = self.family is Family.AFFINE and self.y.dim() < self.args[1].dim()
+        return b.view((-1,) + (1,) * (spatial + unbatched))  # type: ignore[no-any-return]
+
+    # the ledger
+
+    def sum(self, t: Tensor, operand: int | None = None) -> Tensor:
+        """Sum over all but the batch dimension (of the output, or of a live operand), in at least float32."""
+        batch = self.batch if operand is None else self.batches[operand]
+        t = t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
+        if batch is None:
+            return t.sum().reshape(1)
+        dims = [d for d in range(t.dim()) if d != batch]
+        return t.sum(dims) if dims else t
+
+    def keep(self, **amounts: Tensor | None) -> None:
+        """Book relevance that does not reach the inputs, under `bias`, `epsilon` or `residual`; asked `if f.ledger`."""
+        for account, amount in amounts.items():
+            if amount is not None:
+                amount = self.sum(amount.expand(self.y.shape))
+                self.kept[account] = self.kept[account] + amount if account in self.kept else amount
+
+
+def in_rows(amounts: Tensor, rows: int) -> Tensor:
+    """Amounts of an operand whose rows are not the output's: by blocks of rows, or in equal parts."""
+    if len(amounts) == rows:
+        return amounts
+    if len(amounts) % rows == 0:
+        return amounts.reshape(rows, -1).sum(1)
+    if rows % len(amounts) == 0:  # of each sample's amount an equal part for each of its rows
+        return amounts.repeat_interleave(rows // len(amounts)) / (rows // len(amounts))
+    return amounts.sum().expand(rows) / rows  # an input all samples share
+
+
+def kept(R: Tensor, f: Call, *passed: Tensor) -> Tensor:
+    """What a rule did with its relevance, as rows over samples: arrived, passed on, bias, epsilon, residual."""
+    arrived = f.sum(R)
+    none = torch.zeros_like(arrived)
+    onward = none
+    for i, r in enumerate(passed):
+        onward = onward + in_rows(f.sum(r, i), len(arrived))
+    return torch.stack([arrived, onward, *(f.kept.get(k, none) for k in ("bias", "epsilon", "residual"))])

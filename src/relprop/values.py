@@ -1,0 +1,35 @@
+"""When two results count as the same, and when values may be looked at."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def concrete(x: Tensor) -> bool:
+    """Whether values may be looked at: not while the program is compiled, exported, or mapped over targets.
+
+    Asked of the tensor, for another thread may be exporting at the same time.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    return type(x) in (Tensor, nn.Parameter) and not torch._C._functorch.is_batchedtensor(x)
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Relative difference allowed between two ways to compute one function: the square root of the precision."""
+    return math.sqrt(torch.finfo(dtype).eps)
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    """Largest difference of two results of one shape, relative to the largest value of the second."""
+    if a.numel() == 0:
+        return 0.0
+    return float((a - b).abs().max()) / max(float(b.abs().max()), torch.finfo(b.dtype).tiny)
+
+
+def same(a: Tensor, b: Tensor, *, slack: float = 0.0) -> bool:
+    """Whether two results agree to `tolerance` or `slack`, relative to the largest value."""
+    return a.shape == b.shape and difference(a, b) <= max(tolerance(b.dtype), slack)
