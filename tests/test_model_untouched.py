@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 import relprop
 from nets import Net, convolutional, dense, images, rows
+from relprop.capture import undisturbed
 from relprop.errors import (
     CaptureError,
     CompositeError,
@@ -156,6 +158,27 @@ def test_nothing_changes_under_threads() -> None:
         calls = [pool.submit(relprop.explain, model, x, composite="epsilon") for _ in range(2)]
         calls += [pool.submit(relprop.explain, model, x, target=9) for _ in range(2)]
         assert [type(c.exception()) for c in calls] == [type(None), type(None), TargetError, TargetError]
+
+
+def test_overlapping_threads_restore_the_random_state() -> None:
+    before = torch.get_rng_state()
+    drawn, entered, left = Event(), Event(), Event()
+
+    def second() -> None:
+        drawn.wait(10)
+        with undisturbed(torch.device("cpu")):
+            entered.set()
+            left.wait(1)
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(second)
+        with undisturbed(torch.device("cpu")):
+            torch.rand(1)
+            drawn.set()
+            entered.wait(0.2)  # without a lock the second saves the state after the draw, and brings it back
+        left.set()
+        other.result()
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_model_can_be_trained_while_it_is_explained_now_and_then() -> None:

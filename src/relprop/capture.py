@@ -27,7 +27,7 @@ from .ops import REASONS
 from .ops import name as op_name
 from .values import difference, same
 
-_EXPORT = threading.RLock()  # torch.export patches nn.Module and keeps global state
+_GLOBALS = threading.RLock()  # torch.export patches nn.Module; generators are saved and restored: one thread at a time
 
 
 class _Flat(nn.Module):
@@ -58,9 +58,12 @@ def clone(model: nn.Module, *, share: bool = True) -> nn.Module:
 
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """Leave the random number generators as they were."""
+    """Leave torch's global state and its random number generators as they were.
+
+    One thread at a time: a second would take the numbers drawn by the first for the state to come back to.
+    """
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with _GLOBALS, torch.random.fork_rng(devices=devices):
         yield
 
 
@@ -74,7 +77,7 @@ def capture(model: nn.Module, inputs: Inputs, *, dynamic: bool = True) -> Captur
     check_devices(model, tensors, spec)
     check_inputs(tensors, spec)
     check_weights(model)
-    with _EXPORT, undisturbed(tensors[0].device):
+    with undisturbed(tensors[0].device):
         batch = _batch(model, tensors, spec)
         for wide in (True, False) if dynamic else (False,):
             module = _export(model, spec, tensors, batch if wide else None)
@@ -94,7 +97,7 @@ def capture(model: nn.Module, inputs: Inputs, *, dynamic: bool = True) -> Captur
 
 def runs_as(captured: Captured, model: nn.Module, tensors: list[Tensor]) -> bool:
     """Whether the graph gives the model's own output on these inputs (after another draw of random numbers)."""
-    with _EXPORT, undisturbed(tensors[0].device), torch.no_grad():
+    with undisturbed(tensors[0].device), torch.no_grad():
         expected = run_once(model, tensors, captured.spec, mutates=captured.mutates)
         torch.rand(1)  # a random forward must show
         try:
