@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 from typing import Any, final
 
 import torch
@@ -51,7 +52,7 @@ class Explainer:
         state, tensors = self._state(inputs)
         program = state.program(ledger, (record,) if isinstance(record, str) else tuple(record))
         differentiate = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-        with undisturbed(tensors[0].device), torch.set_grad_enabled(differentiate):
+        with undisturbed(tensors[0].device) if state.draws else nullcontext(), torch.set_grad_enabled(differentiate):
             return state.run(program, tensors, target, ledger)
 
     def _state(self, inputs: Inputs) -> tuple[Prepared, list[Tensor]]:

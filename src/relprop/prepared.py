@@ -49,6 +49,7 @@ class Prepared:
                 raise RuleError(said)
             if not any(n in self.reading.reached for n in self.captured.explained):
                 raise RuleError("the model's output does not depend on any floating point input: nothing to explain")
+        self.draws = any(is_random(n) for n in self.captured.module.graph.nodes)
         self._probes = probes(model, self.captured.module)
         self._programs: dict[tuple[bool, tuple[str, ...]], Program] = {}
         self._lock = threading.Lock()
@@ -231,3 +232,8 @@ def probes(model: nn.Module, module: fx.GraphModule) -> list[tuple[Tensor, Tenso
 def sample(t: Tensor) -> Tensor:
     """Up to 64 values, evenly spaced."""
     return t.reshape(-1)[:: max(1, t.numel() // 64)]
+
+
+def is_random(node: fx.Node) -> bool:
+    """Whether a node draws random numbers, so that running the graph changes the generator."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
