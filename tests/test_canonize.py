@@ -232,9 +232,7 @@ def quotient(x: Tensor, of: Tensor, pads: tuple[int, ...], kernel: tuple[int, in
 
 LOOKALIKES: dict[str, Callable[..., Tensor]] = {
     "another tensor below": lambda m, x: quotient(m.f(x), m.g(x), (0, 0, 0, 0, 1, 1), (3, 1, 1)),
-    "a window to one side": lambda m, x: quotient(y := m.f(x), y, (0, 0, 0, 0, 2, 0), (3, 1, 1)),
     "a window over pixels": lambda m, x: quotient(y := m.f(x), y, (0, 0, 1, 1, 1, 1), (3, 3, 1)),
-    "a window cut at the border": lambda m, x: quotient(y := m.f(x), y[:, :, :4], (0, 0, 0, 0, 1, 1), (3, 1, 1)),
     "no square": lambda m, x: (x / (F.avg_pool1d(x.flatten(2).mT.abs(), 3, 1, 1).mT.view_as(x) + 1.0)).flatten(1),
 }
 

@@ -36,6 +36,11 @@ def is_float(node: fx.Node) -> bool:
     return isinstance(v, Tensor) and v.dtype.is_floating_point
 
 
+def is_random(node: fx.Node) -> bool:
+    """Whether a node draws random numbers, so that running it changes the generator."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
 def module_path(node: fx.Node) -> str:
     """Path of the innermost module the node was recorded in, as in `named_modules()`: `layer1.0.conv1`."""
     stack = node.meta.get("nn_module_stack") or {}

@@ -86,6 +86,21 @@ def adaptive_max_pool(x: Tensor, output_size: Sequence[int]) -> Tensor:
     return out
 
 
+def channel_window(q: Tensor, before: int, after: int) -> Tensor:
+    """Σ_j q_j over the window j = k − before … k + after of channels (dimension 1), for each channel k."""
+    padded = F.pad(q, (0, 0) * (q.dim() - 2) + (before, after))
+    return padded.unfold(1, before + after + 1, 1).sum(-1)
+
+
+def local_response_norm(x: Tensor, before: int, after: int, b: float, c: float, k: float) -> Tensor:
+    """y_k = x_k / (k + b Σ_j x_j²)^c over a window of channels (Binder et al. 2016, equation 10).
+
+    `F.local_response_norm(x, size, alpha, beta, k)` has b = alpha / size, c = beta and a window of size // 2 channels
+    before and (size − 1) // 2 after each channel.
+    """
+    return x / (k + b * channel_window(x * x, before, after)) ** c
+
+
 def _rows(row: Op, *ops: Any) -> dict[Any, Op]:
     return dict.fromkeys(ops, row)
 
@@ -158,7 +173,7 @@ TABLE: dict[Any, Op] = {
         adaptive_max_pool,
     ),
     **_rows(Op(Family.MAX_POOL, sign=Sign.KEPT, uniform=True), aten.amax.default, aten.max.default),
-    **_rows(Op(Family.LRN, sign=Sign.KEPT), F.local_response_norm),
+    **_rows(Op(Family.LRN, sign=Sign.KEPT), local_response_norm),
     **_rows(Op(Family.SOFTMAX, sign=Sign.ALWAYS), aten.softmax.int, aten._softmax.default),
     **_rows(Op(Family.SOFTMAX), aten.log_softmax.int, aten._log_softmax.default),
     **_rows(Op(Family.SOFTMAX), aten.logsumexp.default),
@@ -300,7 +315,7 @@ def name(target: Any) -> str:
     return str(getattr(target, "__name__", target))
 
 
-FUNCTIONS = {name(f): f for f in (scale_shift, region, adaptive_max_pool, F.local_response_norm)}
+FUNCTIONS = {name(f): f for f in (scale_shift, region, adaptive_max_pool, local_response_norm)}
 
 
 # Why some ops have no rule, and what to do instead: told in the error that names them.

@@ -16,7 +16,7 @@ from .captured import Captured, Inputs
 from .composites import Assignment, Composite
 from .errors import InputError, NonFiniteError, RuleError, TargetError
 from .explanation import Explanation, Tree
-from .graph import Reading, module_path, module_paths, where
+from .graph import Reading, is_random, module_path, module_paths, where
 from .guards import check_inputs
 from .ops import name as op_name
 from .program import Ledger, OpEntry, Program, emit, fold
@@ -232,8 +232,3 @@ def probes(model: nn.Module, module: fx.GraphModule) -> list[tuple[Tensor, Tenso
 def sample(t: Tensor) -> Tensor:
     """Up to 64 values, evenly spaced."""
     return t.reshape(-1)[:: max(1, t.numel() // 64)]
-
-
-def is_random(node: fx.Node) -> bool:
-    """Whether a node draws random numbers, so that running the graph changes the generator."""
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())

@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from .. import ops
 from ..captured import Captured
+from ..graph import is_random
 from .edit import attach, calls, constant
 
 IDENTITIES = (
@@ -43,7 +44,7 @@ def free_views(captured: Captured) -> list[str]:
 
 
 def fold_constants(captured: Captured) -> list[str]:
-    """Evaluate once what depends on parameters alone: weight_norm, parametrizations, positions, masks."""
+    """Evaluate once what depends on parameters and numbers alone: weight_norm, parametrizations, positions, masks."""
     module = captured.module
     known: dict[fx.Node, Tensor] = {}
     for node in module.graph.nodes:
@@ -51,7 +52,7 @@ def fold_constants(captured: Captured) -> list[str]:
             tensor = constant(module, node)
             if tensor is not None:
                 known[node] = tensor
-        elif node.op == "call_function" and node.all_input_nodes and all(n in known for n in node.all_input_nodes):
+        elif node.op == "call_function" and not is_random(node) and all(n in known for n in node.all_input_nodes):
             value = _evaluate(node, known)
             if isinstance(value, (Tensor, tuple, list)):
                 known[node] = value  # type: ignore[assignment]

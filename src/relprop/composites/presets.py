@@ -31,8 +31,8 @@ class Common:
 
     `epsilon`, `epsilon_mode`, `bias`: of every rule that has them. `max_pool`: "winner" or "sum". `residual`: how a
     sum of branches shares, "epsilon" (by the summands) or "magnitude" (by their absolute values, bounded).
-    `lrn`: local response normalization, "identity". `gate`: a product with a sigmoid gives all to the "signal", or
-    "half" to each factor.
+    `lrn`: local response normalization passes relevance as the "identity", or by "taylor" expansion, of the first or
+    second order: `lrn_order`. `gate`: a product with a sigmoid gives all to the "signal", or "half" to each factor.
     """
 
     epsilon: float = 1e-6
@@ -41,6 +41,7 @@ class Common:
     max_pool: str = "winner"
     residual: str = "epsilon"
     lrn: str = "identity"
+    lrn_order: int = 1
     gate: str = "signal"
 
     def __post_init__(self) -> None:
@@ -48,12 +49,18 @@ class Common:
             if getattr(self, name) not in choices:
                 listed = ", ".join(repr(c) for c in choices if c is not None)
                 raise CompositeError(f"{name}={getattr(self, name)!r}: it is one of {listed}")
+        if self.lrn_order != 1 and self.lrn != "taylor":
+            raise CompositeError(f"lrn_order={self.lrn_order} is the order of an expansion: give lrn='taylor' with it")
 
     def use(self, rule: RuleFunction, **own: Any) -> RuleFunction:
         """The rule with its own parameters and, where it has them, the common ones."""
         parameters = rules.get(rule)[0].parameters
         shared = {k: getattr(self, k) for k in ("epsilon", "epsilon_mode", "bias") if k in parameters}
         return bind(rule, **(shared | own))
+
+    def normalization(self) -> RuleFunction:
+        """The rule of local response normalization."""
+        return rules.pass_ if self.lrn == "identity" else bind(rules.lrn_taylor, order=self.lrn_order)
 
     def rest(self, origin: str) -> Composite:
         """Pairs for everything that is no weighted layer."""
@@ -64,6 +71,7 @@ class Common:
             (family("average"), self.use(rules.epsilon)),
             (family("batch_norm"), self.use(rules.epsilon)),
             (family("normalize"), self.use(rules.held)),
+            (family("lrn"), self.normalization()),
         ]
         if self.gate == "half":
             pairs.insert(0, (gated, rules.half))
@@ -75,7 +83,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "bias": (None, "absorb", "ignore", "share"),
     "max_pool": ("winner", "sum"),
     "residual": ("epsilon", "magnitude"),
-    "lrn": ("identity",),
+    "lrn": ("identity", "taylor"),
     "gate": ("signal", "half"),
 }
 
@@ -110,6 +118,8 @@ def recipe(**changed: Any) -> Callable[[Callable[..., Pairs]], Callable[..., Com
             full = {**{n: p.default for n, p in signature.parameters.items()}, **options}
             common = Common(**{p.name: full.pop(p.name) for p in shared})
             pairs = Composite(build(common, **full), required=False, origin=build.__name__)
+            if options.get("lrn") == "taylor":  # asked for, so that a network without any is told
+                pairs = Composite([(family("lrn"), common.normalization())], origin=build.__name__) + pairs
             return pairs + common.rest(build.__name__)
 
         make.__name__, make.__doc__, make.__module__ = build.__name__, build.__doc__, build.__module__
@@ -227,9 +237,12 @@ def montavon2019(
     ]
 
 
-@recipe(epsilon_mode="absolute")
+@recipe(epsilon_mode="absolute", lrn="taylor")
 def binder2016(c: Common, *, epsilon: float = 0.01, beta: float | None = None, power: int = 1) -> Pairs:
-    """Binder et al. 2016: the ε rule (equation 5, exponent p = `power`), or with `beta` the β rule (equation 6)."""
+    """Binder et al. 2016: the ε rule (equation 5, exponent p = `power`), or with `beta` the β rule (equation 6).
+
+    Local response normalization by its Taylor expansion (equations 13-15), or with `lrn="identity"` as the identity.
+    """
     if beta is not None:
         return [(family("affine"), c.use(rules.alpha_beta, beta=beta))]
     if power != 1:

@@ -16,9 +16,29 @@ Path = int | tuple[int, int]
 Transform = Callable[[Tensor], Tensor]
 
 
-def pullback(function: Callable[..., Tensor], *at: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """s -> Jᵀ s, one result an argument, with the Jacobian J of the function at a point."""
+def pullback(function: Callable[..., Tensor], *at: Tensor, op: Any = None) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """s -> Jᵀ s, one result an argument, with the Jacobian J of the function at a point.
+
+    `op`: the op the function calls. The derivative of a user's own op (`torch.library.custom_op`) is known to autograd
+    alone, not to torch.func.
+    """
+    if isinstance(op, torch._ops.OpOverload) and op.namespace != "aten":
+        return _by_autograd(function, at)
     transposed: Callable[[Tensor], tuple[Tensor, ...]] = torch.func.vjp(function, *at)[1]
+    return transposed
+
+
+def _by_autograd(function: Callable[..., Tensor], at: tuple[Tensor, ...]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """`pullback` by torch.autograd."""
+    with torch.enable_grad():
+        x = [a.view_as(a) if a.requires_grad else a.detach().requires_grad_() for a in at]
+        y = function(*x)
+
+    def transposed(s: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(
+            y, x, s, retain_graph=True, create_graph=torch.is_grad_enabled(), materialize_grads=True
+        )
+
     return transposed
 
 
@@ -44,7 +64,7 @@ class Linear:
                 return self.row.adjoint(s, self._with(like), self.kwargs, like)
             except NotImplementedError:
                 pass
-        return pullback(self, like)(s)[0]
+        return pullback(self, like, op=self.op)(s)[0]
 
 
 @final

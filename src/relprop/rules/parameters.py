@@ -30,6 +30,8 @@ def check_parameters(rule: Rule, given: dict[str, Any]) -> None:
             raise CompositeError(f"{name}={given[name]!r}: it is one of {', '.join(choices)}")
     if "power" in given and not (_number(given["power"]) >= 1 and given["power"] == int(given["power"])):
         raise CompositeError(f"power={given['power']!r}: it must be a whole number of at least 1")
+    if "order" in given and given["order"] not in (1, 2):
+        raise CompositeError(f"order={given['order']!r}: the Taylor expansion is of order 1 or 2")
     if rule.name == "alpha_beta":
         complete_alpha_beta(given.get("alpha"), given.get("beta"))
     if rule.name == "z_box":

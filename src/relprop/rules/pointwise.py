@@ -64,7 +64,7 @@ def move(R: Tensor, f: Call) -> Tensor | tuple[Tensor, ...]:
     """R_a = Mᵀ R for y = M a: relevance goes back where the entry came from; constants keep theirs as bias"""
     if len(f.live) == 1 and f.row.adjoint is not None:
         return f.row.adjoint(R, f.args, f.kwargs, f.a)
-    out = pullback(f.at, *f.operands)(R.to(f.y.dtype))
+    out = pullback(f.at, *f.operands, op=f.op)(R.to(f.y.dtype))
     if f.ledger:
         f.kept["bias"] = f.sum(R) - sum(in_rows(f.sum(r, i), len(f.sum(R))) for i, r in enumerate(out))
     return out[0] if len(out) == 1 else out
@@ -76,7 +76,7 @@ def first_order(R: Tensor, f: Call) -> Tensor:
 
     For y = softmax(a) these are R_i = a_i (R_i − y_i Σ_j R_j).
     """
-    out = f.a * pullback(f.at, f.a)(quotient(R, f.y))[0]
+    out = f.a * pullback(f.at, f.a, op=f.op)(quotient(R, f.y))[0]
     if f.ledger:
         f.kept["residual"] = f.sum(R) - in_rows(f.sum(out, 0), len(f.sum(R)))
     return out
