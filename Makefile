@@ -38,8 +38,9 @@ docs: $(READY)
 	$(BIN)/python -m pytest -q src
 	$(BIN)/python -m pytest -q tests/test_docs.py
 
-bench:
-	@echo "no benchmark yet: costs are counted in the tests, not timed"
+# Ratios within one run; nothing else should run meanwhile.
+bench: $(READY)
+	$(BIN)/python benchmarks/pixel_flipping.py
 
 clean:
 	rm -rf $(VENV) build dist demo.png relprop.png .pytest_cache .mypy_cache .ruff_cache .hypothesis
