@@ -37,6 +37,7 @@ LEVELS = (
     {"bilrp", "integrations", "jobs"},  # 6
     {"reproduce"},
     {"_loading", "_tables"},  # 7, private to the command
+    {"_reproduce"},
     {"cli", "web"},
 )
 LEAVES = LEVELS[1]

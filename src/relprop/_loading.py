@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from . import zoo
 from .errors import InputError, WeightsError
+from .reproduce.images import decoded
 from .zoo import cifar10
 
 Preprocess = Callable[[Image.Image], Any]
@@ -191,13 +192,7 @@ def open_photo(path: Path) -> Image.Image:
     if not path.is_file():
         raise InputError(f"PHOTO {path}: {'it is a folder' if path.is_dir() else 'there is no such file'}")
     try:
-        with Image.open(path) as image:
-            if image.mode == "F":
-                raise ValueError("floating point pixels, of which the range is not known")
-            if image.mode.startswith("I"):  # 16 bits a pixel; Pillow would clip, not scale
-                eight = (np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8)
-                return Image.fromarray(eight).convert("RGB")
-            return ImageOps.exif_transpose(image).convert("RGB")
+        return decoded(path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"PHOTO {path}: not a readable image ({error}); give a PNG, JPEG or WebP file") from error
 
@@ -213,8 +208,8 @@ def batch(loaded: Loaded, photos: Sequence[Image.Image]) -> Tensor:
     sizes = {tuple(x.shape) for x in inputs}
     if len(sizes) > 1:
         raise InputError(
-            f"PHOTO: sizes differ ({', '.join(map(str, sorted(sizes)))}); explain them one by one, "
-            "or let the function of --model return (model, preprocess) that brings them to one size"
+            f"PHOTO: sizes differ ({', '.join(map(str, sorted(sizes)))}); let the function "
+            "of --model return (model, preprocess) that brings them to one size, or explain them one by one"
         )
     return torch.stack(inputs)
 

@@ -213,17 +213,19 @@ def _export(model: nn.Module, spec: InputSpec, tensors: list[Tensor], batch: int
 
 
 def _graph(flat: nn.Module, tensors: tuple[Tensor, ...], shapes: Any) -> fx.GraphModule:
-    quiet = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    level, hooks = quiet.level, nn.modules.module._global_buffer_registration_hooks
+    quiet = [logging.getLogger(f"torch.{n}") for n in ("fx.experimental.symbolic_shapes", "_subclasses.fake_tensor")]
+    levels, hooks = [logger.level for logger in quiet], nn.modules.module._global_buffer_registration_hooks
     registered = dict(hooks)  # torch 2.11 leaves its own behind when an export fails
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, of its internals
-        quiet.setLevel(logging.CRITICAL)
+        for logger in quiet:  # a refusal is told by our error, once
+            logger.setLevel(logging.CRITICAL)
         try:
             program = export(flat, tensors, dynamic_shapes=shapes, strict=False)
             module = program.run_decompositions({}).module(check_guards=False)
         finally:
-            quiet.setLevel(level)
+            for logger, level in zip(quiet, levels, strict=True):
+                logger.setLevel(level)
             hooks.clear()
             hooks.update(registered)
     assert isinstance(module, fx.GraphModule)

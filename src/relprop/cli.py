@@ -4,6 +4,7 @@ relprop explain cat.jpg --model torchvision:resnet18 --composite epsilon_plus -o
 relprop examine --model net.py:build
 relprop composites
 relprop rules
+relprop reproduce binder2016 --data cifar10.tar.gz -o results
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ try:
     from rich.markup import escape
     from typer.core import TyperGroup
 
-    from . import _loading, _tables, show, zoo
+    from . import _loading, _reproduce, _tables, show, zoo
 except ImportError as missing:
     raise SystemExit(f"the command relprop needs more packages ({missing}): pip install 'relprop[cli]'") from missing
 
@@ -55,6 +56,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(_reproduce.app, name="reproduce")
 
 Photos = Annotated[list[Path] | None, typer.Argument(metavar="PHOTO", help="Image files.", show_default=False)]
 Model = Annotated[

@@ -1,0 +1,171 @@
+"""The measuring: chunks of images through all methods, each chunk a file, so that an interrupted run goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from relprop import evaluate
+from relprop.api import Explainer
+from relprop.errors import InputError
+from relprop.evaluate import Curves
+
+from .images import Bad, ImageSet
+from .methods import Method, compared, variants
+from .neighbours import Explainers
+from .subject import Subject
+
+CHUNK = 250
+SMALL = 2000  # images for what goes beyond the paper
+FEW = 500  # images for what happens inside
+# flipped pixels, in shares of all: denser where curves fall steeply
+SHARES = (0, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+Advance = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Pixel flipping of the first `images` images with some methods, in some orders."""
+
+    name: str
+    images: int
+    methods: tuple[Method, ...]
+    orders: tuple[str, ...]
+
+    def forwards(self, images: int, units: int) -> int:
+        """Samples through the model for so many images of so many pixels, flipping alone."""
+        inner = len(steps(units)) - 2
+        own = len(self.methods) * len(set(self.orders) - {"random"})
+        return images * (inner * (own + ("random" in self.orders)) + 2)
+
+
+def studies(images: int, layers: tuple[str, ...]) -> tuple[Study, ...]:
+    """What the tables and figures need."""
+    few = min(images, SMALL)
+    return (
+        Study("main", images, compared(), ("highest", "random")),
+        Study("lowest", few, compared(), ("lowest",)),
+        Study("variants", few, variants(layers), ("highest",)),
+    )
+
+
+@dataclass(frozen=True)
+class Photos:
+    """The images that were read for a range of numbers: inputs, names, labels; and those left out."""
+
+    start: int
+    names: tuple[str, ...]
+    labels: Tensor
+    x: Tensor
+    bad: tuple[Bad, ...] = ()
+
+
+@dataclass
+class Runner:
+    """Runs studies chunk by chunk into a folder. `units`: the pixels of an image."""
+
+    subject: Subject
+    images: ImageSet
+    folder: Path
+    units: int
+    advance: Advance = field(default=lambda samples: None)
+    _explainers: dict[Method, Explainer] = field(default_factory=dict)
+
+    def chunks(self, images: int) -> Iterator[tuple[int, int]]:
+        for start in range(0, images, CHUNK):
+            yield start, min(start + CHUNK, images)
+
+    def photos(self, start: int, stop: int) -> Photos:
+        """Read and prepared. Raises `InputError` if none of them can be read."""
+        batch = self.images.read(start, stop)
+        if not batch.images:
+            raise InputError(f"{self.images.origin}: none of the images {start} … {stop - 1} can be read")
+        x = self.subject.batch(batch.images)
+        return Photos(start, batch.names, batch.labels, x, tuple(batch.bad))
+
+    def explainer(self, method: Method, x: Tensor) -> Explainer:
+        if method not in self._explainers:
+            self._explainers[method] = self.subject.explainer(method, x)
+        return self._explainers[method]
+
+    def maps(self, method: Method, x: Tensor, target: Tensor) -> Tensor:
+        """Relevance of the pixels, summed over channels, (N, H, W)."""
+        relevance: Tensor = self.explainer(method, x)(x, target=target).relevance
+        return relevance.sum(1)
+
+    def run(self, study: Study) -> tuple[Curves, list[dict[str, object]]]:
+        """All chunks of a study: those that are there are read, the others measured."""
+        parts, about = [], []
+        for start, stop in self.chunks(study.images):
+            file = self.folder / f"{study.name}-{start:06d}-{stop:06d}.npz"
+            if file.exists():
+                self.advance(study.forwards(stop - start, self.units))
+            else:
+                self.measure(study, start, stop, file)
+            parts.append(Curves.load(file))
+            about.append(json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
+        return evaluate.join(parts), about
+
+    def inside(self, images: int, layers: tuple[str, ...]) -> dict[str, Tensor]:
+        """`Explainers.measure` of the first images: what happens at the normalizations."""
+        explainers = Explainers(self.subject, layers)
+        parts = []
+        for start, stop in self.chunks(min(images, FEW)):
+            file = self.folder / f"inside-{start:06d}-{stop:06d}.npz"
+            if not file.exists():
+                photos = self.photos(start, stop)
+                found = explainers.measure(photos.x, self.subject.predicted(photos.x))
+                write(file, {name: value.numpy() for name, value in found.items()})
+            with np.load(file, allow_pickle=False) as arrays:
+                parts.append({name: torch.from_numpy(arrays[name]) for name in arrays.files})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def measure(self, study: Study, start: int, stop: int, file: Path) -> None:
+        """One chunk."""
+        photos = self.photos(start, stop)
+        target = self.subject.predicted(photos.x)
+        relevance = {m.name: self.maps(m, photos.x, target) for m in study.methods}
+        curves = evaluate.pixel_flipping(
+            self.subject.judge, photos.x, relevance, target=target, orders=study.orders, steps=steps(self.units),
+            low=self.subject.low, high=self.subject.high, first=start, batch_size=len(photos.x), progress=self.advance,
+        )  # fmt: skip
+        about = {
+            "names": photos.names,
+            "labels": photos.labels.tolist(),
+            "bad": [[b.name, b.reason] for b in photos.bad],
+        }
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.with_suffix(".json").write_text(json.dumps(about), encoding="utf-8")
+        curves.save(file)  # last: a chunk is done when this is there
+
+
+def write(file: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Arrays to a file that is there as a whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial.npz")
+    np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
+    partial.replace(file)
+
+
+def steps(units: int) -> list[int]:
+    """Counts of flipped pixels for images of this many, in the shares of `SHARES`; each at most once.
+
+    >>> steps(1024)[:4], steps(64)[:4]
+    ([0, 4, 8, 16], [0, 1, 2, 3])
+    """
+    return sorted({-(-share * units // SHARES[-1]) for share in SHARES})
+
+
+def first_input(subject: Subject, images: ImageSet) -> Tensor:
+    """One input, to capture the model with."""
+    for i in range(len(images)):
+        batch = images.read(i, i + 1)
+        if batch.images:
+            return subject.batch(batch.images)
+    raise InputError(f"{images.origin}: no image can be read")
