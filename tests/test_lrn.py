@@ -151,7 +151,7 @@ def test_relevance_of_silent_neurons_is_not_lost() -> None:
 
 @pytest.mark.parametrize("c", [0.1, 0.5, 0.75, 1.0, 1.9])
 def test_the_sum_of_messages_cannot_vanish(c: float) -> None:
-    """−Σ_{j≠k} z_jk / z_kk as a function of u = T/S: at most 1 − 2/e … by first order, `largest_second_order` by second."""
+    """−Σ_{j≠k} z_jk / z_kk as a function of u = T/S: at most 2/e by first order, `largest_second_order` by second."""
     u = torch.linspace(0, 1, 200001, dtype=torch.float64)
     first, second = 2 * c * u * (1 - u) ** c, c * u * (1 - u) ** c * (1 + 2 * (c + 1) * u)
     assert float(first.max()) == pytest.approx(2 * (c / (1 + c)) ** (c + 1), rel=1e-6)

@@ -7,7 +7,7 @@
 True
 """
 
-from . import composites, errors, rules, targets
+from . import composites, errors, evaluate, rules, targets
 from .api import Explainer, examine, explain
 from .composites import Composite
 from .explanation import Explanation
@@ -17,6 +17,6 @@ from .report import Report, RuleTable
 __version__ = "0.1.0"
 
 __all__ = [
-    "Composite", "Explainer", "Explanation", "Ledger", "Report", "RuleTable", "composites", "errors", "examine",
-    "explain", "rules", "targets",
+    "Composite", "Explainer", "Explanation", "Ledger", "Report", "RuleTable", "composites", "errors", "evaluate",
+    "examine", "explain", "rules", "targets",
 ]  # fmt: skip
