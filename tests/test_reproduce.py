@@ -238,7 +238,6 @@ def test_bad_images_are_named_or_skipped_and_counted(folder: Path) -> None:
         (("--data", "nowhere"), "nowhere"),
         (("--model", "torchvision:resnet18"), "no local response normalization"),
         (("--weights", "none.pt"), "exclude each other"),
-        (("--split", "train"), "split"),
     ],
 )
 def test_what_cannot_be_reproduced_is_refused(folder: Path, more: tuple[str, ...], words: str) -> None:
