@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -356,8 +357,10 @@ def own_op() -> None:
 REFERENCES: dict[str, object] = {
     "a number": 0.5,
     "one for each": (0.3, -0.7),
-    "the point itself": lambda x, y: (x, y),
-    "one alone": lambda x, y: (x, torch.full_like(y, 0.1)),
+    "the point itself": None,
+    "one alone": (None, 0.1),
+    "a tensor": activations(3, 4, seed=9),
+    "tensors": (activations(3, 4, seed=7), activations(1, 4, seed=8)),
 }
 
 
@@ -371,9 +374,11 @@ def test_the_general_rule_is_the_expansion_at_the_reference(op: str, reference: 
     point = REFERENCES[reference]
     f = Call(target, (x, y), target(x, y), live=(0, 1), family="product", ledger=True)
     out = rules.taylor(R, f, reference=point)
-    chosen = point(x, y) if callable(point) else point
-    pair = chosen if isinstance(chosen, tuple) else (chosen, chosen)
-    at = [torch.as_tensor(p, dtype=torch.float64).expand(3, 4) for p in pair]
+    pair = point if isinstance(point, tuple) else (point, point)
+    at = [
+        a if p is None else torch.as_tensor(p, dtype=torch.float64).expand(3, 4)
+        for p, a in zip(pair, (x, y), strict=True)
+    ]
     for actual, expected in zip(out, elementwise_oracle([x, y], at, R, g), strict=True):
         check_same_map(actual, expected, rtol=1e-6)  # the differences' own precision
     check_same_map(out[0] + out[1], R, rtol=RTOL)
@@ -405,11 +410,13 @@ def test_a_vanishing_sum_of_messages_is_booked_not_lost() -> None:
     check_same_map(f.kept["residual"], R.sum(1), rtol=RTOL)
 
 
-def test_the_general_rule_in_a_network_with_a_users_own_op(own_op: None) -> None:
+@pytest.mark.parametrize("point", [0.5, (0.5, 0.5), torch.tensor(0.5).double(), (torch.full((5,), 0.5).double(), 0.5)])
+def test_the_general_rule_in_a_network_with_a_users_own_op(point: object, own_op: None) -> None:
     model = Net(lambda m, x: m.top(gate(m.a(x), m.b(x))), a=nn.Linear(4, 5), b=nn.Linear(4, 5), top=nn.Linear(5, 3))
     x = activations(3, 4)
-    mine = [(composites.op("gate"), partial(rules.taylor, reference=0.5))]
-    e = relprop.explain(model.double(), x, target=0, composite=mine + composites.get("lrp_zero"), ledger=True)
+    mine = [(composites.op("gate"), partial(rules.taylor, reference=point))]
+    explainer = relprop.Explainer(model.double(), x, mine + composites.get("lrp_zero"))
+    e = explainer(x, target=0, ledger=True)
     a, b, w = model.a(x), model.b(x), model.top.weight[0]
     R = (gate(a, b) * w).detach()
     at = [torch.full_like(R, 0.5)] * 2
@@ -418,6 +425,10 @@ def test_the_general_rule_in_a_network_with_a_users_own_op(own_op: None) -> None
     expected = x * ((R_a / a) @ model.a.weight + (R_b / b) @ model.b.weight)
     check_same_map(e.relevance, expected.detach(), rtol=1e-6)
     assert e.ledger.closes(1e-9)
+    space: dict[str, Any] = {"__name__": "program"}
+    exec(explainer.code, space)
+    again = space["program"](explainer.program.state_dict(), x, 0)[3][0]
+    assert torch.equal(again, e.relevance)
 
 
 def test_one_input_takes_all_wherever_it_is_expanded() -> None:
@@ -439,5 +450,7 @@ def test_references_that_do_not_fit_are_refused(reference: object, words: str) -
 
 
 def test_a_reference_has_to_be_chosen() -> None:
+    with pytest.raises(CompositeError, match=r"cannot take a function.*written into a program"):
+        relprop.Composite([(composites.family("product"), partial(rules.taylor, reference=lambda x: x))])
     with pytest.raises(CompositeError, match="reference="):
         relprop.Composite([(composites.family("product"), rules.taylor)])

@@ -82,6 +82,8 @@ def call_text(name: str, parameters: dict[str, Any]) -> str:
 
 
 def _short(v: Any) -> str:
+    if isinstance(v, tuple):
+        return f"({', '.join(map(_short, v))})"
     shape = getattr(v, "shape", None)
     return repr(v) if shape is None or len(shape) == 0 else f"tensor{tuple(shape)}"
 

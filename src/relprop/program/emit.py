@@ -101,6 +101,12 @@ class _Emitter:
             module.register_buffer(name, tensor)
         return self.graph.get_attr(name)
 
+    def parameter(self, name: str, value: Any) -> Any:
+        """A parameter of a rule as an argument of its call: numbers and texts as they are, tensors as constants."""
+        if isinstance(value, (tuple, list)):
+            return tuple(self.parameter(f"{name}_{i}", v) for i, v in enumerate(value))
+        return self.constant(name, value) if isinstance(value, Tensor) else value
+
     def live(self, a: Assigned) -> dict[Any, fx.Node]:
         """Operands of a node that get relevance, by position: for a gated product the signal alone."""
         role = self.reading.role(a.node)
@@ -122,7 +128,7 @@ class _Emitter:
             return
         live = self.live(a)
         call = self.call(a, live)
-        parameters = {k: self.constant(k, v) if isinstance(v, Tensor) else v for k, v in a.parameters.items()}
+        parameters = {k: self.parameter(k, v) for k, v in a.parameters.items()}
         names = []
         for i, n in enumerate(live.values()):
             several = len(self.readers[n]) > 1

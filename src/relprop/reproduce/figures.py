@@ -14,16 +14,7 @@ from relprop.evaluate import Curves
 from relprop.evaluate.estimate import Estimate, estimate
 from relprop.show.heatmap import RGB, rgb
 
-from .figures_inside import (
-    COLOURS,
-    MARKS,
-    SIZE,
-    SMALL,
-    legend,
-    mean_error,
-    sheet,
-    tidy,
-)
+from .figures_inside import COLOURS, MARKS, SIZE, SMALL, legend, mean_error, sheet, tidy
 from .methods import IDENTITY, PARAMETERS, SECOND, TAYLOR, Method
 from .subject import Subject
 
@@ -159,8 +150,9 @@ def differences(main: Curves, variants: Curves | None, labels: Sequence[str] = (
     what the single normalizations are called, in their order. Raises `InputError`: `variants` or `labels` do not fit.
     """
     everywhere = {p: main.difference(Method(p, TAYLOR).name, Method(p, IDENTITY).name) for p in PARAMETERS}
-    picture = sheet(7.4 if variants else 4.6, 4.4 if variants else 2.8)
-    axes = picture.subplots(1, 2 if variants else 1, sharex=True, sharey=True, squeeze=False)[0]
+    columns = 1 if variants is None else 2
+    picture = sheet(*(4.6, 2.8) if columns == 1 else (7.4, 4.4))
+    axes = picture.subplots(1, columns, sharex=True, sharey=True, squeeze=False)[0]
     draw_changes(axes[0], {"order 1 in all": everywhere})
     axes[0].set_title(f"Taylor in all normalizations, {len(main)} images", fontsize=SIZE)
     if variants is not None:

@@ -169,7 +169,7 @@ def explained(main: Curves, inside: dict[str, Tensor]) -> Figure:
         "relative distance of the two maps, ‖R(Taylor) − R(identity)‖ / ‖R(identity)‖\n"
         f"Δ: the difference of AUC; ρ of unrelated numbers is about ±{max(1, len(values) - 1) ** -0.5:.2f}",
         fontsize=SIZE,
-    )  # fmt: skip
+    )
     picture.supylabel(f"AUC(Taylor) − AUC(identity), {main.score}; below 0: Taylor better", fontsize=SIZE)
     return picture
 

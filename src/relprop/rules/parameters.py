@@ -22,6 +22,12 @@ def check_parameters(rule: Rule, given: dict[str, Any]) -> None:
             f"rule {rule.name!r} needs {' and '.join(f'{k}=' for k in needed)}: "
             f"functools.partial(relprop.rules.{rule.name}, {', '.join(f'{k}=...' for k in needed)})"
         )
+    for name, value in given.items():
+        if not _can_be_written(value):
+            raise CompositeError(
+                f"{name}={value!r}: rule {rule.name!r} cannot take a {type(value).__name__}, because its parameters are "
+                "written into a program; give numbers, texts, tensors or tuples of them"
+            )
     for name in ("gamma", "epsilon"):
         if name in given and not _number(given[name]) >= 0:
             raise CompositeError(f"{name}={given[name]!r}: it must be a number that is not negative")
@@ -36,6 +42,12 @@ def check_parameters(rule: Rule, given: dict[str, Any]) -> None:
         complete_alpha_beta(given.get("alpha"), given.get("beta"))
     if rule.name == "z_box":
         _check_box(given["low"], given["high"])
+
+
+def _can_be_written(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(map(_can_be_written, value))
+    return value is None or isinstance(value, (bool, int, float, str, torch.Tensor))
 
 
 def _number(value: Any) -> float:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -14,16 +11,16 @@ from .affine import quotient
 from .call import Call, pullback
 from .registry import rule
 
-Point = Tensor | float
-Reference = Point | tuple[Point, ...] | Callable[..., Any]
+Point = Tensor | float | None
+Reference = Point | tuple[Point, ...]
 
 
 @rule(Family.PRODUCT, Family.ACTIVATION, source="Binder et al. 2016, equations 7-9")
 def taylor(R: Tensor, f: Call, *, reference: Reference) -> Tensor | tuple[Tensor, ...]:
     """R_i = z_i / Σ_j z_j · R, z_i = g(x̃) / n + ∂g/∂x_i(x̃) · (x_i − x̃_i), for y = g(x_1 … x_n) at each entry
 
-    `reference`: the point x̃; a number, a tensor, one of these for each live input as a tuple, or a callable from the
-    live inputs to that. A function of one input passes all its relevance, wherever it is expanded.
+    `reference`: the point x̃; a number, a tensor, None for the input itself, or a tuple with one of these for each live
+    input. A function of one input passes all its relevance, wherever it is expanded.
     """
     if len(f.live) == 1:
         return R.sum_to_size(f.a.shape)
@@ -44,13 +41,13 @@ def taylor(R: Tensor, f: Call, *, reference: Reference) -> Tensor | tuple[Tensor
 
 def _points(reference: Reference, f: Call, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """One reference point for each live input, in its shape."""
-    chosen = reference(*f.operands) if callable(reference) else reference
-    points = tuple(chosen) if isinstance(chosen, (tuple, list)) else (chosen,) * len(x)
+    points = tuple(reference) if isinstance(reference, (tuple, list)) else (reference,) * len(x)
     if len(points) != len(x):
         raise RuleError(f"taylor: reference has {len(points)} points, {name(f.op)} has {len(x)} live inputs")
     try:
         return tuple(
-            torch.as_tensor(p, dtype=a.dtype, device=a.device).expand(a.shape) for p, a in zip(points, x, strict=True)
+            a if p is None else torch.as_tensor(p, dtype=a.dtype, device=a.device).expand(a.shape)
+            for p, a in zip(points, x, strict=True)
         )
     except RuntimeError:
         raise RuleError(f"taylor: reference does not fit inputs of shape {tuple(x[0].shape)}") from None
