@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from relprop.errors import InputError, OutputError
-from relprop.evaluate import Curves, Estimate, join, pixel_flipping
+from relprop.evaluate import Curves, Estimate, feature_deletion, join, pixel_flipping
 
 HIGHEST = [[10.0, 4.0, 2.0, 0.0], [8.0, 8.0, 0.0, 4.0]]
 LOWEST = [[10.0, 9.0, 5.0, 0.0], [8.0, 6.0, 6.0, 4.0]]
@@ -294,3 +294,16 @@ def test_a_result_prints_short() -> None:
     assert len(repr(by_hand())) < 200
     assert "2 samples" in repr(by_hand())
     assert len(by_hand()) == 2
+
+
+def test_the_first_part_of_curves() -> None:
+    """Scores 4, 1, 0 at 0, 1/2, 1: until a half AUC is 2.5, AOPC 1.5; lowest first 4, 3, 0 gives SRG 1."""
+    x = torch.tensor([[3.0, 1.0]])
+    whole = feature_deletion(lambda x: x.sum(1), x, x, replace="zero")
+    half = whole.first(0.5)
+    assert half.counts.tolist() == [0, 1]
+    assert [float(half.measured(m, "relevance")) for m in ("auc", "aopc", "srg")] == pytest.approx([2.5, 1.5, 1.0])
+    assert "until 0.5 of the features are replaced" in half.notes
+    assert whole.first(1.0).auc("relevance").tolist() == whole.auc("relevance").tolist()
+    with pytest.raises(InputError, match=r"share is 0.4; the first point after 0 is at 0.5"):
+        whole.first(0.4)

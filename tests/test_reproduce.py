@@ -101,8 +101,9 @@ def test_any_folder_of_images_and_any_network_with_normalization(finished: Path)
     assert found["about"]["images"] == 12
     assert sorted(rows["image"])[:2] == ["ape/0.png", "ape/1.png"]
     assert rows["image"][:3] == ["ape/0.png", "bee/0.png", "cow/0.png"]
+    curves = found[tables.ALL]
     # the tables are the columns' means, differences and errors
-    for parameter, values in found["table 3"].items():
+    for parameter, values in curves["table 3"].items():
         pair = [np.array(rows[f"{parameter}, {t}, highest first"], dtype=np.float64) for t in (TAYLOR, IDENTITY)]
         difference = pair[0] - pair[1]
         assert values["mean"] == pytest.approx(difference.mean(), abs=1e-6)
@@ -110,25 +111,30 @@ def test_any_folder_of_images_and_any_network_with_normalization(finished: Path)
         assert difference.any()
     for treatment in (IDENTITY, TAYLOR):
         column = {p: np.mean(rows[f"{p}, {treatment}, highest first"]) for p in PARAMETERS}
-        assert found["order"][treatment]["measured"] == sorted(column, key=column.__getitem__)
-        got = found["table 2"][treatment]["ε=1 − β=1"]["mean"]
+        assert curves["order"][treatment]["measured"] == sorted(column, key=column.__getitem__)
+        got = curves["table 2"][treatment]["ε=1 − β=1"]["mean"]
         assert got == pytest.approx(column["ε=1"] - column["β=1"], abs=1e-6)
-    assert found["table 1"]["auc"]["β=1, Taylor"]["mean"] == pytest.approx(np.mean(rows["β=1, Taylor, highest first"]))
+    assert curves["table 1"]["auc"]["β=1, Taylor"]["mean"] == pytest.approx(np.mean(rows["β=1, Taylor, highest first"]))
     srg = np.array(rows["ε=1, Taylor, lowest first"]) - np.array(rows["ε=1, Taylor, highest first"])
-    assert found["symmetric relevance gain"]["SRG"]["ε=1, Taylor"]["mean"] == pytest.approx(srg.mean(), abs=1e-6)
+    assert curves["symmetric relevance gain"]["SRG"]["ε=1, Taylor"]["mean"] == pytest.approx(srg.mean(), abs=1e-6)
     alone = [f"Taylor in {layer}" for layer in found["about"]["normalizations"]]
     assert len(alone) == 2
-    assert list(found["beyond"]["ε=1"]) == ["Taylor", "Taylor order 2", *alone]
-    for kind, value in found["beyond"]["ε=1"].items():
+    assert list(curves["beyond"]["ε=1"]) == ["Taylor", "Taylor order 2", *alone]
+    for kind, value in curves["beyond"]["ε=1"].items():
         change = np.array(rows[f"ε=1, {kind}, highest first"]) - np.array(rows["ε=1, identity, highest first"])
         assert value["mean"] == pytest.approx(change.mean(), abs=1e-6)
+    assert found["by length"]["1"] == {
+        p: {k: v[k] for k in ("mean", "error", "n")} for p, v in curves["table 3"].items()
+    }
+    early = found[tables.EIGHTH]["table 3"]
+    assert found["by length"]["0.125"]["β=1"]["mean"] == early["β=1"]["mean"] != curves["table 3"]["β=1"]["mean"]
 
 
 def test_the_folder_holds_a_report_that_needs_nothing_else(finished: Path) -> None:
     out = finished / "out"
     text, page = ((out / name).read_text(encoding="utf-8") for name in ("report.md", "report.html"))
     found, _ = results(finished)
-    for values in found["table 3"].values():
+    for values in [*found[tables.ALL]["table 3"].values(), *found["by length"]["0.125"].values()]:
         assert str(Estimate(values["mean"], values["error"], values["n"])) in text
     for picture in (
         "figure1",
@@ -143,9 +149,9 @@ def test_the_folder_holds_a_report_that_needs_nothing_else(finished: Path) -> No
         assert f"({picture}.png)" in text
         with Image.open(out / f"{picture}.png") as image:
             assert np.asarray(image.convert("RGB")).std() > 1
-    assert page.count("data:image/png;base64,") == 8
+    assert page.count("data:image/png;base64,") == 10
     assert 'src="figure' not in page
-    assert page.count("<table>") == text.count("|---") or "<table>" in page
+    assert page.count("<table>") == text.count("| --- |")
     assert "37.10" in text
     assert "not distinguishable from 0" in text
 

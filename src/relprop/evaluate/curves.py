@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -100,6 +100,21 @@ class Curves:
             listed = ", ".join(f"({m!r}, {o!r})" for m, o in self.values)
             raise InputError(f"there is no curve of method {key[0]!r} in order {key[1]!r}; there are {listed}")
         return self.values[key]
+
+    def first(self, share: float) -> Curves:
+        """The curves until this share of the units was replaced: measures of the part in which the score falls.
+
+        Raises `InputError` if fewer than two points are left.
+        """
+        points = int((self.fraction <= share + 1e-9).sum())
+        if points < 2:
+            raise InputError(f"share is {share!r}; the first point after 0 is at {float(self.fraction[1]):.3g}")
+        values = {key: curve[:, :points] for key, curve in self.values.items()}
+        cut = f"until {float(self.fraction[points - 1]):.4g} of the {self.unit}s are replaced"
+        return replace(
+            self, counts=self.counts[:points], fraction=self.fraction[:points], values=values,
+            settings=(*self.settings, cut),
+        )  # fmt: skip
 
     def auc(self, method: str, order: str = "highest") -> Tensor:
         """The area under the curve by the trapezoid rule over `fraction`, divided by its range: a mean score, (N,)."""

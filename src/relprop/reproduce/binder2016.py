@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,6 +32,12 @@ class Measured:
     labels: Tensor
     bad: tuple[Bad, ...]
     about: dict[str, object]
+
+    def first(self, share: float) -> Measured:
+        """The same until this share of the pixels is flipped."""
+        return replace(
+            self, main=self.main.first(share), lowest=self.lowest.first(share), variants=self.variants.first(share)
+        )
 
     @property
     def accuracy(self) -> float | None:

@@ -14,7 +14,7 @@ from relprop.evaluate import Curves
 from relprop.evaluate.estimate import Estimate, estimate
 from relprop.show.heatmap import RGB, rgb
 
-from .figures_inside import COLOURS, MARKS, SIZE, SMALL, legend, mean_error, sheet, tidy
+from .figures_inside import COLOURS, MARKS, SIZE, SMALL, judged, legend, mean_error, sheet, tidy
 from .methods import IDENTITY, PARAMETERS, SECOND, TAYLOR, Method
 from .subject import Subject
 
@@ -136,7 +136,7 @@ def order(main: Curves) -> Figure:
     tidy(ax)
     ax.set_title(f"{len(main)} images; hollow: identity, filled: Taylor", fontsize=SIZE + 1, pad=14)
     ax.set_xlabel(
-        f"mean AUC ({main.score}), highest first: lower is better\n"
+        f"mean AUC ({judged(main)}), highest first: lower is better\n"
         "bars: ± standard error of the paired difference to the best", fontsize=SIZE,
     )  # fmt: skip
     return picture
@@ -167,7 +167,7 @@ def differences(main: Curves, variants: Curves | None, labels: Sequence[str] = (
         ax.locator_params(axis="x", nbins=6)
         tidy(ax)
     picture.supxlabel(
-        f"AUC(Taylor) − AUC(identity), {main.score}, mean ± standard error over images\nleft of 0: Taylor better",
+        f"AUC(Taylor) − AUC(identity), {judged(main)}\nmean ± standard error over images; left of 0: Taylor better",
         fontsize=SIZE,
     )
     return picture

@@ -170,8 +170,14 @@ def explained(main: Curves, inside: dict[str, Tensor]) -> Figure:
         f"Δ: the difference of AUC; ρ of unrelated numbers is about ±{max(1, len(values) - 1) ** -0.5:.2f}",
         fontsize=SIZE,
     )
-    picture.supylabel(f"AUC(Taylor) − AUC(identity), {main.score}; below 0: Taylor better", fontsize=SIZE)
+    picture.supylabel(f"AUC(Taylor) − AUC(identity), {judged(main)}; below 0: Taylor better", fontsize=SIZE)
     return picture
+
+
+def judged(main: Curves) -> str:
+    """The score, and how far the curves go unless to the end."""
+    share = float(main.fraction[-1])
+    return main.score if share == 1 else f"{main.score}, first {share:.1%} of the {main.unit}s"
 
 
 def change(main: Curves, parameter: str, n: int) -> Tensor:

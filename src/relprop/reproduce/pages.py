@@ -9,7 +9,7 @@ from relprop.evaluate import Estimate
 
 from .methods import IDENTITY, PARAMETERS, TAYLOR, Method
 from .neighbours import PER_LAYER, PER_MAP
-from .tables import SURE
+from .tables import ALL, EIGHTH, SURE
 
 Table = dict[str, Any]
 
@@ -70,14 +70,35 @@ def inside_layers(found: Table) -> str:
 
 
 def inside_maps(found: Table) -> str:
-    """Per parameter: how far the two maps are apart, and whether that goes with the change of AUC."""
+    """Per parameter: how far the two maps are apart."""
     names = list(next(iter(found.values()))["maps"])
     lines = []
     for p, parts in found.items():
-        a = parts.get("AUC and distance")
-        pair = [f"{a['signed']:+.2f}", f"{a['absolute']:+.2f}"] if a else ["", ""]
-        lines.append([p, *(f"{v['mean']:.4f}" for v in parts["maps"].values()), *pair])
-    return rows(["", *names, "ρ(ΔAUC, distance)", "ρ(abs ΔAUC, distance)"], lines)
+        lines.append([p, *(f"{v['mean']:.4f}" for v in parts["maps"].values())])
+    return rows(["", *names], lines)
+
+
+def agreement(t: Table) -> str:
+    """Whether images whose map changes more are those whose AUC changes more."""
+    lines = [
+        [
+            p,
+            *(
+                f"{t[length]['ΔAUC and distance'][p][k]:+.2f}"
+                for length in (ALL, EIGHTH)
+                for k in ("signed", "absolute")
+            ),
+        ]
+        for p in PARAMETERS
+    ]
+    kinds = [f"distance and {change}, {length}" for length in (ALL, EIGHTH) for change in ("ΔAUC", "its size")]
+    return rows(["Spearman's ρ of", *kinds], lines)
+
+
+def by_length(found: dict[str, Table]) -> str:
+    """AUC(Taylor) − AUC(identity), one line a share of flipped pixels."""
+    lines = [[f"{float(share):.1%}", *(cell(v) for v in values.values())] for share, values in found.items()]
+    return rows(["flipped", *PARAMETERS], lines)
 
 
 def bad_images(about: Table) -> str:
@@ -89,27 +110,13 @@ def bad_images(about: Table) -> str:
     return f"{len(found)} file(s) that are no readable images were skipped:\n\n{listed}{more}"
 
 
-def markdown(t: Table) -> str:
-    """The whole report."""
-    about, aucs = t["about"], t["AUC"]
-    right = "" if about["accuracy"] is None else f" It predicts the label of {about['accuracy']:.2%} of them."
+def tables_of(t: Table, figures: str) -> str:
+    """Tables 1 to 3, the order and all methods, of curves of one length."""
     table_1 = rows(
         ["rule for basic layers", "normalization", "AUC measured", "AUC in the paper"],
         [[*name.split(", "), cell(v), f"{v['paper']:.2f}"] for name, v in t["table 1"]["auc"].items()],
     )
-    every = rows(["method", "AUC"], [[name, cell(v)] for name, v in aucs.items()])
-    legend = "\n".join(f"- **{n.replace('_', ' ')}**: {text}" for n, text in (PER_LAYER | PER_MAP).items())
-    return f"""# Binder et al. 2016: local renormalization layers, by pixel flipping
-
-Network `{about["model"]}` (weights {about["weights"]}), {about["images"]} images.{right} {bad_images(about)}
-
-Whole pixels are replaced by random colours, highest relevance first; the score is the predicted class's logit, on
-average {cell(about["mean score"])} for the unchanged images. AUC is the mean score over the share of replaced pixels
-from 0 to 1 ({len(about["shares"])} points, denser at the beginning), so it is in units of the logit; lower is better.
-The paper does not state the unit of its AUC: signs and orders can be compared, sizes cannot. Mean ± standard error
-over images; differences are paired. What is within {SURE:g} standard errors of 0 is called not distinguishable from 0.
-
-## Table 1
+    return f"""### Table 1
 
 {table_1}
 
@@ -117,7 +124,7 @@ Taylor − identity:
 
 {beside(t["table 1"]["Taylor − identity"])}
 
-## Table 2
+### Table 2
 
 With local normalization as the identity:
 
@@ -131,19 +138,52 @@ Parameters from the lowest (best) AUC up:
 
 {order(t["order"])}
 
-![AUC of all methods](order.png)
+![AUC of all methods](order{figures}.png)
 
-## Table 3
+### Table 3
 
 AUC(Taylor) − AUC(identity):
 
 {beside(t["table 3"])}
 
-![differences](differences.png)
+![differences](differences{figures}.png)
 
 All methods:
 
-{every}
+{rows(["method", "AUC"], [[name, cell(v)] for name, v in t["AUC"].items()])}
+
+### Beyond the paper
+
+Symmetric relevance gain, AUC lowest first − AUC highest first (higher is better), on the first images:
+
+{symmetric(t["symmetric relevance gain"])}
+
+Change of AUC against the identity on these images, by the expansion in all normalizations, of the second order, and in
+one normalization alone:
+
+{beyond(t["beyond"])}"""
+
+
+def markdown(t: Table) -> str:
+    """The whole report."""
+    about = t["about"]
+    right = "" if about["accuracy"] is None else f" It predicts the label of {about['accuracy']:.2%} of them."
+    legend = "\n".join(f"- **{n.replace('_', ' ')}**: {text}" for n, text in (PER_LAYER | PER_MAP).items())
+    return f"""# Binder et al. 2016: local renormalization layers, by pixel flipping
+
+Network `{about["model"]}` (weights {about["weights"]}), {about["images"]} images.{right} {bad_images(about)}
+
+Whole pixels are replaced by random colours, highest relevance first; the score is the predicted class's logit, on
+average {cell(about["mean score"])} for the unchanged images. AUC is the mean score over the share of replaced pixels
+({len(about["shares"])} points from 0 to 1, denser at the beginning), so it is in units of the logit; lower is better.
+The paper states neither the unit of its AUC nor how many pixels it flips: signs and orders can be compared, sizes
+cannot. The tables are therefore given twice, for all pixels, and for the first eighth of them, in which the score
+falls. Mean ± standard error over images; differences are paired. What is within {SURE:g} standard errors of 0 is
+called not distinguishable from 0. Beyond the paper: the first {about["images of the smaller studies"]} images.
+
+AUC(Taylor) − AUC(identity) by the share of flipped pixels:
+
+{by_length(t["by length"])}
 
 ## Figures 1 to 3
 
@@ -153,17 +193,13 @@ All methods:
 
 ![figure 3](figure3.png)
 
-## Beyond the paper
+## The first eighth of the pixels
 
-Symmetric relevance gain, AUC lowest first − AUC highest first (higher is better), first
-{about["images of the smaller studies"]} images:
+{tables_of(t[EIGHTH], "_eighth")}
 
-{symmetric(t["symmetric relevance gain"])}
+## All pixels
 
-Change of AUC against the identity on these images, by the expansion in all normalizations, of the second order, and in
-one normalization alone:
-
-{beyond(t["beyond"])}
+{tables_of(t[ALL], "")}
 
 ## Why Taylor helps with some parameters and not with others
 
@@ -178,6 +214,8 @@ First {about["images inside"]} images; R arrives at the outputs of a normalizati
 {inside_maps(t["inside"])}
 
 ![the maps](inside_maps.png)
+
+{agreement(t)}
 
 ![change of AUC and of the map](explained.png)
 """

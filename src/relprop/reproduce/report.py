@@ -65,15 +65,18 @@ def parquet(columns: dict[str, list[Any]], path: Path) -> None:
 def draw(measured: Measured, subject: Subject, images: ImageSet, folder: Path) -> None:
     """Every figure as a PNG in the folder."""
     photos, names = chosen(measured, subject, images)
+    early = measured.first(1 / 8)
     made: dict[str, Callable[[], Any]] = {
         "figure1": lambda: figures.figure1(subject, photos[:3], names[:3]),
         "figure2": lambda: figures.figure2(measured.main, measured.lowest),
         "figure3": lambda: figures.figure3(subject, photos, names),
         "order": lambda: figures.order(measured.main),
+        "order_eighth": lambda: figures.order(early.main),
         "differences": lambda: figures.differences(measured.main, measured.variants),
+        "differences_eighth": lambda: figures.differences(early.main, early.variants),
         "inside_layers": lambda: figures_inside.inside_layers(measured.inside, measured.layers, measured.layers),
         "inside_maps": lambda: figures_inside.inside_maps(measured.inside),
-        "explained": lambda: figures_inside.explained(measured.main, measured.inside),
+        "explained": lambda: figures_inside.explained(early.main, measured.inside),
     }
     for name, make in made.items():
         show.save_figure(make(), folder / f"{name}.png")

@@ -22,7 +22,7 @@ from .neighbours import Explainers
 from .subject import Subject
 
 CHUNK = 250
-SMALL = 2000  # images for what goes beyond the paper
+SMALL = 1000  # images for what goes beyond the paper
 FEW = 500  # images for what happens inside
 # flipped pixels, in shares of all: denser where curves fall steeply
 SHARES = (0, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)

@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from relprop.evaluate import Curves, Estimate, estimate
 
@@ -27,6 +26,8 @@ ORDER = {
     IDENTITY: ("ε=1", "ε=100", "ε=0.01", "β=1", "β=0"),
     TAYLOR: ("ε=1", "ε=0.01", "ε=100", "β=1", "β=0"),
 }
+LENGTHS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+ALL, EIGHTH = "all pixels", "first eighth"
 SURE = 2.0  # standard errors from 0
 
 
@@ -138,17 +139,38 @@ def inside(m: Measured) -> dict[str, Any]:
                 for j, layer in enumerate(m.layers)
             },
         }
-        if p in PARAMETERS:
-            found[p]["AUC and distance"] = agreement(m, p, maps[:, i, list(PER_MAP).index("distance")])
     return found
 
 
-def agreement(m: Measured, parameter: str, distance: Tensor) -> dict[str, float]:
-    """Spearman's correlation over images between |ΔAUC| and ΔAUC by Taylor, and the distance of the two maps."""
-    n = len(distance)
-    change = (m.main.auc(Method(parameter, TAYLOR).name) - m.main.auc(Method(parameter, IDENTITY).name))[:n]
-    pair = [float(spearman(t[None], distance[None])) for t in (change, change.abs())]
-    return {"signed": pair[0], "absolute": pair[1], "n": n}
+def agreement(m: Measured) -> dict[str, Any]:
+    """Spearman's correlations over images of the distance of the two maps with ΔAUC by Taylor, and with |ΔAUC|."""
+    found = {}
+    for p in PARAMETERS:
+        distance = m.inside["maps"][:, list(SWEEP).index(p), list(PER_MAP).index("distance")][None]
+        change = m.main.auc(Method(p, TAYLOR).name) - m.main.auc(Method(p, IDENTITY).name)
+        change = change[None, : distance.shape[1]]
+        found[p] = {"signed": float(spearman(change, distance)), "absolute": float(spearman(change.abs(), distance))}
+    return found
+
+
+def by_length(main: Curves) -> dict[str, Any]:
+    """AUC(Taylor) − AUC(identity) until a share of the pixels is flipped."""
+    cut = {f"{share:g}": main.first(share) for share in LENGTHS if main.fraction[1] <= share}
+    return {share: {p: number(taylor_minus_identity(c, p)) for p in PARAMETERS} for share, c in cut.items()}
+
+
+def part(m: Measured) -> dict[str, Any]:
+    """All that is made of AUCs."""
+    return {
+        "table 1": table_1(m.main),
+        "table 2": table_2(m.main),
+        "table 3": table_3(m.main),
+        "order": orders(m.main),
+        "AUC": means(m.main),
+        "symmetric relevance gain": symmetric(m),
+        "beyond": beyond(m),
+        "ΔAUC and distance": agreement(m),
+    }
 
 
 def all_tables(m: Measured) -> dict[str, Any]:
@@ -160,13 +182,9 @@ def all_tables(m: Measured) -> dict[str, Any]:
             "torch": torch.__version__, "images of the smaller studies": len(m.lowest),
             "images inside": len(m.inside["maps"]),
         },
-        "table 1": table_1(m.main),
-        "table 2": table_2(m.main),
-        "table 3": table_3(m.main),
-        "order": orders(m.main),
-        "AUC": means(m.main),
-        "symmetric relevance gain": symmetric(m),
-        "beyond": beyond(m),
+        ALL: part(m),
+        EIGHTH: part(m.first(1 / 8)),
+        "by length": by_length(m.main),
         "inside": inside(m),
     }  # fmt: skip
 

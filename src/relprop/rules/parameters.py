@@ -25,8 +25,8 @@ def check_parameters(rule: Rule, given: dict[str, Any]) -> None:
     for name, value in given.items():
         if not _can_be_written(value):
             raise CompositeError(
-                f"{name}={value!r}: rule {rule.name!r} cannot take a {type(value).__name__}, because its parameters are "
-                "written into a program; give numbers, texts, tensors or tuples of them"
+                f"{name}={value!r}: rule {rule.name!r} cannot take a {type(value).__name__}, because parameters "
+                "are written into a program; give numbers, texts, tensors or tuples of them"
             )
     for name in ("gamma", "epsilon"):
         if name in given and not _number(given[name]) >= 0:
