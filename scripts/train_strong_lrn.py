@@ -2,7 +2,7 @@
 
     python scripts/train_strong_lrn.py --data cifar10.tar.gz
     relprop reproduce binder2016 --data cifar10.tar.gz --model scripts/train_strong_lrn.py:strong \\
-        --weights docs/binder2016/strong_lrn.safetensors --images 1000 -o strong
+        --weights docs/binder2016/strong_lrn.safetensors --images 600 -o strong
 
 In the embedded network the neighbours of a neuron hardly change its denominator. Here b = 1 (embedded: 0.1) in all
 three normalizations, so that docs/binder2016.md can compare the two.

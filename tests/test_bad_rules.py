@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -203,3 +204,18 @@ def test_the_remedy_is_not_one_that_would_give_a_wrong_result(case: str) -> None
     declared = {ops.name(target) for target in ops.TABLE}
     if op in declared:
         assert "TABLE[" not in message
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    model, x = dense(), rows()
+    plain = relprop.explain(model, x, composite="gamma", gamma=0.5, epsilon=0.1).relevance
+    given = relprop.explain(model, x, composite="gamma", gamma=np.float32(0.5), epsilon=np.float64(0.1)).relevance
+    assert torch.equal(given, plain)
+    own = [(composites.family("affine"), partial(rules.gamma, gamma=np.float64(0.5), epsilon=np.float64(0.1)))]
+    assert torch.equal(relprop.explain(model, x, composite=own).relevance, plain)
+
+
+def test_the_rule_table_prints_tuples_and_tensors_whole() -> None:
+    low, high = torch.full((4,), -9.0).double(), torch.full((4,), 9.0).double()
+    explainer = relprop.Explainer(dense(), rows(), "deep_taylor", low=low, high=high)
+    assert [r["parameters"] for r in explainer.rules if r["rule"] == "z_box"] == ["low=tensor(4,), high=tensor(4,)"]

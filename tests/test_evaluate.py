@@ -581,3 +581,15 @@ def test_the_notes_say_how_it_was_done() -> None:
         "seed 4, 2 draws",
         "20 pixels a sample, equal relevance in raster order",
     )
+
+
+def test_a_model_may_answer_from_the_same_memory_again() -> None:
+    answer = torch.zeros(2, dtype=torch.float64)
+
+    def model(x: Tensor) -> Tensor:
+        return answer.copy_(x.double().sum((1, 2, 3)))
+
+    x = torch.ones(2, 1, 2, 2)
+    for score in ("logit", lambda output: output):
+        curves = pixel_flipping(model, x, x, replace="zero", orders="highest", score=score)
+        assert curves.of("relevance").tolist() == [[4.0, 3.0, 2.0, 1.0, 0.0]] * 2

@@ -256,14 +256,14 @@ def test_a_file_that_cannot_be_written_or_read_is_named(tmp_path: Path) -> None:
 
 
 def test_joined_parts_follow_each_other() -> None:
-    one, two = by_hand(), by_hand(index=torch.tensor([2, 3]), settings=("replaced by zero", "other"))
+    one, two = by_hand(), by_hand(index=torch.tensor([2, 3]))
     joined = join([one, two])
     assert len(joined) == 4
     assert joined.index.tolist() == [0, 1, 2, 3]
     assert joined.of("a").tolist() == HIGHEST + HIGHEST
     assert joined.target.tolist() == [3, 1, 3, 1]
-    assert joined.notes[:2] == ("replaced by zero", "other")
-    assert joined.notes[2].startswith("b: 2 of 4 maps are constant")
+    assert joined.notes[0] == "replaced by zero"
+    assert joined.notes[1].startswith("b: 2 of 4 maps are constant")
     assert joined.score_at_0.tolist() == [10, 8, 10, 8]
 
 
@@ -271,6 +271,7 @@ def test_joined_parts_follow_each_other() -> None:
     ("changes", "message"),
     [
         ({"methods": ("a",)}, "part 1 has methods"),
+        ({"settings": ("seed 1",)}, "part 1 has settings"),
         ({"orders": ("highest",)}, "part 1 has orders"),
         ({"score": "probability"}, "part 1 has score 'probability', part 0 'logit'"),
         ({"counts": torch.tensor([0, 2, 5, 10])}, "other counts of replaced pixels"),

@@ -454,3 +454,43 @@ def test_a_reference_has_to_be_chosen() -> None:
         relprop.Composite([(composites.family("product"), partial(rules.taylor, reference=lambda x: x))])
     with pytest.raises(CompositeError, match="reference="):
         relprop.Composite([(composites.family("product"), rules.taylor)])
+
+
+class Masked(nn.Module):
+    """Normalizations by a mask, an order or a choice that depend on the input: they must be left alone."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.conv, self.top = kind, nn.Conv2d(2, 6, 1), nn.Linear(54, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv(x)
+        sq = {
+            "mask of the input": lambda: padded_slices(h, 3) * (x[:, :1] > 0).to(h.dtype),
+            "masked_fill": lambda: padded_slices(h, 3).masked_fill(x[:, :1] > 0, 0.0),
+            "where": lambda: torch.where(h > 0, padded_slices(h, 3), h * h),
+            "gather": lambda: padded_slices(h, 3).gather(1, h.argsort(1)),
+            "the batch's size": lambda: padded_slices(h, 3) + x.shape[0],
+            "whole numbers": lambda: padded_slices(h, 3) + x.int().sum(),
+        }
+        if self.kind == "rounded":
+            return self.top(torch.div(h, 1 + padded_slices(h, 3), rounding_mode="floor").flatten(1))
+        return self.top((h / (1 + sq[self.kind]()) ** 0.75).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "kind", ["mask of the input", "masked_fill", "where", "gather", "the batch's size", "whole numbers", "rounded"]
+)
+def test_what_depends_on_the_input_otherwise_is_no_normalization(kind: str) -> None:
+    report = relprop.examine(Masked(kind).double(), activations(2, 2, 3, 3), "epsilon")
+    assert "local_response_norm" not in str(report)
+    assert "bug of relprop" not in str(report)
+
+
+def test_casts_do_not_hide_a_normalization() -> None:
+    def function(x: Tensor) -> Tensor:
+        return x / (1 + 0.2 * padded_slices(x.float(), 3)).double() ** 0.75
+
+    model = Net(lambda m, x: m.top(function(m.conv(x)).flatten(1)), conv=nn.Conv2d(2, 6, 1), top=nn.Linear(54, 3))
+    report = relprop.examine(model.double(), activations(2, 2, 3, 3), "epsilon")
+    assert "local_response_norm" in str(report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def test_the_folder_holds_a_report_that_needs_nothing_else(finished: Path) -> No
             assert np.asarray(image.convert("RGB")).std() > 1
     assert page.count("data:image/png;base64,") == 10
     assert 'src="figure' not in page
-    assert page.count("<table>") == text.count("| --- |")
+    assert page.count("<table>") == sum(line.startswith("| ---") for line in text.splitlines())
     assert "37.10" in text
     assert "not distinguishable from 0" in text
 
@@ -210,14 +211,45 @@ def test_an_interrupted_run_continues_where_it_stopped(folder: Path, monkeypatch
 
 def test_a_folder_of_another_run_is_refused(folder: Path) -> None:
     images, subject = open_images(folder / "data"), subject_of()
-    binder2016.claim(folder / "out", binder2016.settings(subject, images, ("_2",)))
+    x = binder2016.first_input(subject, images)
+    binder2016.claim(folder / "out", binder2016.settings(subject, images, ("_2",), x))
+    binder2016.claim(folder / "out", binder2016.settings(subject_of(), images, ("_2",), x))  # the same: continued
+    heavier, milder = subject_of(), subject_of()
     with torch.no_grad():
-        subject.model[0].weight.add_(1)
-    other = subject_of()
-    with torch.no_grad():
-        other.model[0].weight.add_(1)
-    with pytest.raises(InputError, match=r"holds another run \(other weights\); choose another folder"):
-        binder2016.claim(folder / "out", binder2016.settings(other, images, ("_2",)))
+        heavier.model[0].weight.add_(1)
+    milder.model[2].alpha = 0.001  # no weight, but another function
+    darker = replace(subject_of(), prepare=lambda photos: subject.prepare(photos) - 1)
+    for other, what in ((heavier, "weights, probe"), (milder, "probe"), (darker, "probe")):
+        found = binder2016.settings(other, images, ("_2",), binder2016.first_input(other, images))
+        with pytest.raises(InputError, match=rf"holds another run \(other {what}\); choose another folder"):
+            binder2016.claim(folder / "out", found)
+    (folder / "out" / "run.json").write_text("[]")
+    with pytest.raises(InputError, match=r"run\.json is damaged; delete the folder"):
+        binder2016.claim(folder / "out", found)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("damage", ["cut", "garbage", "gone"])
+def test_damaged_parts_are_measured_anew(folder: Path, damage: str) -> None:
+    images, subject = open_images(folder / "data"), subject_of()
+    whole = binder2016.measure(subject, images, folder / "out", 6)
+    for file in (folder / "out" / "parts").iterdir():
+        content = file.read_bytes()
+        if damage == "gone" and file.suffix == ".json":
+            file.unlink()
+        else:
+            file.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    again = binder2016.measure(subject, images, folder / "out", 6)
+    assert all(torch.equal(again.main.values[k], v) for k, v in whole.main.values.items())
+    assert torch.equal(again.inside["layers"], whole.inside["layers"])
+    assert again.names == whole.names
+
+
+def test_a_final_softmax_is_refused() -> None:
+    subject = subject_of()
+    subject.model.append(torch.nn.Softmax(1))
+    with pytest.raises(InputError, match=r"ends in softmax.*without its last function"):
+        subject.layers(torch.randn(2, 3, 8, 8))
 
 
 @pytest.mark.usefixtures("small")
@@ -298,6 +330,15 @@ def test_the_papers_figures_are_consistent_with_its_text() -> None:
             assert steps["β=1", "β=0"] < 0
             first = tables.ORDER[treatment].index("ε=0.01") < tables.ORDER[treatment].index("ε=100")
             assert (steps["ε=0.01", "ε=100"] < 0) == first
+
+
+def test_spearman_of_ties_is_that_of_mean_ranks() -> None:
+    """Equal values share their mean rank."""
+    a, b = torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0]]), torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
+    # around 0 the ranks are (−½, −½, −½, −½, 2) and (−2, −1, 0, 1, 2): product 1 + ½ + 0 − ½ + 4 = 5, norms √5 and √10
+    assert float(neighbours.spearman(a, b)) == pytest.approx(5 / (5 * 10) ** 0.5)
+    assert float(neighbours.spearman(a, -b)) == pytest.approx(-5 / (5 * 10) ** 0.5)
+    assert float(neighbours.spearman(torch.ones(1, 100), torch.rand(1, 100))) == 0
 
 
 def test_spearman_by_hand() -> None:

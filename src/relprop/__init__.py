@@ -13,10 +13,9 @@ from .composites import Composite
 from .explanation import Explanation
 from .program import Ledger
 from .report import Report, RuleTable
-
-__version__ = "0.1.0"
+from .version import __version__
 
 __all__ = [
-    "Composite", "Explainer", "Explanation", "Ledger", "Report", "RuleTable", "composites", "errors", "evaluate",
-    "examine", "explain", "rules", "targets",
+    "Composite", "Explainer", "Explanation", "Ledger", "Report", "RuleTable", "__version__", "composites", "errors",
+    "evaluate", "examine", "explain", "rules", "targets",
 ]  # fmt: skip

@@ -22,6 +22,7 @@ from .edit import absorb, calls, constant, replace
 
 LINEAR = (Family.AFFINE, Family.AVERAGE, Family.SUM, Family.SHAPE, Family.SCALE, Family.BATCH_NORM)
 NOT_LINEAR = ("maximum", "minimum")  # of the family of ops that move entries, but they choose by value
+CASTS = ("to", "_to_copy")
 SHAPE_ONLY = ("zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full")
 
 
@@ -40,7 +41,7 @@ def recognize(captured: Captured) -> list[str]:
 def _quotients(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node, float]]:
     """The readings of a node as x / base^c."""
     pair = node.args[:2]
-    if not all(isinstance(n, fx.Node) and is_float(n) for n in pair):
+    if node.kwargs or not all(isinstance(n, fx.Node) and is_float(n) for n in pair):
         return
     if ops.name(node.target) == "div":
         x, below = pair
@@ -110,9 +111,9 @@ def _sum_of_squares(module: fx.GraphModule, x: fx.Node, base: fx.Node) -> list[f
             if not squared:
                 return None
             continue
-        if node in inside or not is_float(node) or constant(module, node) is not None:
-            continue  # sizes and weights
-        if node.op != "call_function":
+        if node in inside or constant(module, node) is not None or _is_size(node):
+            continue
+        if node.op != "call_function" or not is_float(node):  # a mask, an index: it may depend on the input
             return None
         inside.add(node)
         square, shape_only = _is_square(node), ops.name(node.target) in SHAPE_ONLY
@@ -121,6 +122,16 @@ def _sum_of_squares(module: fx.GraphModule, x: fx.Node, base: fx.Node) -> list[f
         stack += [(n, squared or square or shape_only) for n in node.all_input_nodes]
     order = [n for n in module.graph.nodes if n in inside]
     return order if any(_is_square(n) for n in order) else None
+
+
+def _is_size(node: fx.Node) -> bool:
+    """Whether a value is a number, such as a dimension, that only shapes depend on."""
+    return not isinstance(value(node), Tensor) and all(_shape_alone(user) for user in node.users)
+
+
+def _shape_alone(node: fx.Node) -> bool:
+    row = ops.lookup(node.target)
+    return not isinstance(value(node), Tensor) or not is_float(node) or row is None or row.family is Family.SHAPE
 
 
 def _is_square(node: fx.Node) -> bool:
@@ -153,6 +164,9 @@ def _evaluate(module: fx.GraphModule, inside: list[fx.Node], base: fx.Node, x: f
         return known[node]
 
     for node in inside:
+        if ops.name(node.target) in CASTS:
+            known[node] = lookup(node.args[0])  # type: ignore[arg-type]
+            continue
         kwargs = {k: torch.device("cpu") if k == "device" else v for k, v in node.kwargs.items()}
         known[node] = node.target(*fx.map_arg(node.args, lookup), **fx.map_arg(kwargs, lookup))  # type: ignore[operator]
     result: Tensor = known[base]

@@ -14,7 +14,7 @@ from ..errors import CompositeError, RuleError
 from ..graph import Reading, module_path, value, where
 from ..ops import REASONS, lookup
 from ..ops import name as op_name
-from ..rules.parameters import check_parameters
+from ..rules.parameters import check_parameters, plain
 from ..rules.registry import RuleFunction
 from .pattern import Pattern, as_pattern, family, gated, units
 
@@ -57,7 +57,8 @@ class Composite:
         for pair in pairs:
             if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
                 raise CompositeError(f"{pair!r} is no (pattern, rule) pair")
-            rule, parameters = rules.get(pair[1])
+            rule, bound = rules.get(pair[1])
+            parameters = {name: plain(value) for name, value in bound.items()}
             check_parameters(rule, parameters)
             built.append(Pair(as_pattern(pair[0]), rule, parameters, required, origin))
         self.pairs: tuple[Pair, ...] = tuple(built)
@@ -77,8 +78,12 @@ class Composite:
 
 def call_text(name: str, parameters: dict[str, Any]) -> str:
     """`gamma(gamma=0.25)`; tensors by their shape."""
-    inside = ", ".join(f"{k}={_short(v)}" for k, v in parameters.items())
-    return f"{name}({inside})" if inside else name
+    return f"{name}({arguments(parameters)})" if parameters else name
+
+
+def arguments(parameters: dict[str, Any]) -> str:
+    """`gamma=0.25, epsilon=1e-06`."""
+    return ", ".join(f"{k}={_short(v)}" for k, v in parameters.items())
 
 
 def _short(v: Any) -> str:
@@ -126,7 +131,7 @@ class Assigned:
             "module": module_path(self.node),
             "op": op_name(self.node.target),
             "rule": self.rule.name,
-            "parameters": call_text("", self.parameters).strip("()"),
+            "parameters": arguments(self.parameters),
             "why": self.why,
         }
 

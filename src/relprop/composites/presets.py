@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import rules
 from ..errors import CompositeError
-from ..rules.parameters import complete_alpha_beta
+from ..rules.parameters import complete_alpha_beta, plain
 from ..rules.registry import RuleFunction
 from .composite import Composite, bind
 from .pattern import Pattern, convolution, dense, depth, family, first, gated, units
@@ -114,6 +114,7 @@ def recipe(**changed: Any) -> Callable[[Callable[..., Pairs]], Callable[..., Com
                     f"composite {build.__name__!r} has no option {', '.join(unknown)}; it has "
                     + ", ".join(signature.parameters)
                 )
+            options = {name: plain(value) for name, value in options.items()}
             _check_numbers(build.__name__, signature, options)
             full = {**{n: p.default for n, p in signature.parameters.items()}, **options}
             common = Common(**{p.name: full.pop(p.name) for p in shared})

@@ -245,15 +245,16 @@ TENSORS = ("counts", "fraction", "target", "index", "units", "values", "constant
 
 
 def join(parts: Sequence[Curves]) -> Curves:
-    """The chunks of a data set as one result, in the order given; what differs in their settings is listed twice.
+    """The chunks of a data set as one result, in the order given.
 
-    Raises `InputError`: no parts, other curves, counts, units or scores, or the same sample in two parts.
+    Raises `InputError`: no parts, other curves, counts, units or scores, other settings (seed, replacement, its
+    bounds), or the same sample in two parts.
     """
     if not parts:
         raise InputError("parts is empty; give at least one")
     head = parts[0]
     for i, part in enumerate(parts[1:], 1):
-        for name in ("methods", "orders", "unit", "units", "score"):
+        for name in ("methods", "orders", "unit", "units", "score", "settings"):
             if getattr(part, name) != getattr(head, name):
                 raise InputError(
                     f"part {i} has {name} {getattr(part, name)!r}, part 0 {getattr(head, name)!r}; run them alike"
@@ -277,5 +278,5 @@ def join(parts: Sequence[Curves]) -> Curves:
         unit=head.unit,
         units=head.units,
         score=head.score,
-        settings=tuple(dict.fromkeys(text for part in parts for text in part.settings)),
+        settings=head.settings,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ def write(path: str | Path, texts: Mapping[str, Sequence[str]], tensors: Mapping
         with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as file:
             unfinished = file.name
             np.savez_compressed(file, **arrays)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(unfinished, 0o666 & ~mask)  # temporary files are their owner's alone
         os.replace(unfinished, target)
     except OSError as error:
         raise OutputError(f"cannot write '{target}': {error}") from error
@@ -53,7 +57,16 @@ def read(
             return words, {name: torch.from_numpy(np.array(file[name])) for name in tensors}
     except FileNotFoundError:
         raise InputError(f"there is no file '{path}'; give one that Curves.save wrote") from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        AttributeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise InputError(
             f"'{path}' holds no curves, or is damaged ({error}); give a file that Curves.save wrote"
         ) from error

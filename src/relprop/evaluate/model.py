@@ -137,13 +137,14 @@ def judged(output: Any, target: Tensor | None, score: Score, size: int) -> Tenso
         if made is None or tuple(made.shape) != (size,):
             got = "no tensor" if made is None else f"shape {tuple(made.shape)}"
             raise InputError(f"the score function returns {got} for {size} samples; it must return ({size},)")
-        return made.to(accurate(made.device))
+        return made.to(accurate(made.device), copy=True)  # a function may return its own memory again
     scores = check_output(output, size)
-    scores = scores.to(accurate(scores.device))
+    scores = scores.to(accurate(scores.device), copy=True)  # a model may write into the same memory again
     if score == "probability":
         if scores.ndim == 1 or scores.shape[1] == 1:
             raise InputError(
-                "score='probability' is a softmax over classes, but the model has one output; score=torch.sigmoid"
+                "score='probability' is a softmax over classes, but the model has one output; give "
+                "score=lambda output: output.sigmoid().flatten()"
             )
         scores = scores.softmax(1)
     return scores if target is None else scores.gather(1, target.to(scores.device)[:, None])[:, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from relprop.errors import InputError, OutputError
 from relprop.evaluate import Curves
+from relprop.version import __version__
 
 from .images import Bad, ImageSet
 from .studies import CHUNK, FEW, SHARES, Advance, Runner, studies
@@ -72,7 +74,7 @@ def measure(
     count = min(count, len(images))
     x = first_input(subject, images)
     layers = subject.layers(x)
-    about = settings(subject, images, layers)
+    about = settings(subject, images, layers, x)
     claim(folder, about)
     units = x.shape[-2] * x.shape[-1]
     runner = Runner(subject, images, folder / "parts", units, begin(plan(count, layers, units)))
@@ -101,9 +103,14 @@ def first_input(subject: Subject, images: ImageSet) -> Tensor:
     raise InputError(f"{images.origin}: no image can be read")
 
 
-def settings(subject: Subject, images: ImageSet, layers: tuple[str, ...]) -> dict[str, object]:
-    """What has to be the same for a run to be continued."""
+def settings(subject: Subject, images: ImageSet, layers: tuple[str, ...], x: Tensor) -> dict[str, object]:
+    """What has to be the same for a run to be continued; `probe` tells another preparation or function of the model."""
+    grey = (subject.low + subject.high).to(x).reshape(-1, 1, 1) / 2
+    with torch.no_grad():
+        output = subject.model(torch.stack([x[0], grey.expand_as(x[0])]))
+    probe = [float(v) for v in (*output[:, :5].flatten(), x[0].mean(), *subject.low, *subject.high)]
     return {
+        "relprop": __version__,
         "model": subject.name,
         "weights": subject.fingerprint,
         "images": hashlib.sha256("\n".join(images.names).encode()).hexdigest()[:16],
@@ -111,22 +118,33 @@ def settings(subject: Subject, images: ImageSet, layers: tuple[str, ...]) -> dic
         "shares": list(SHARES),
         "chunk": CHUNK,
         "few": FEW,
+        "probe": probe,
     }
+
+
+def alike(a: object, b: object) -> bool:
+    """Equal; lists of numbers up to rounding, which depends on the number of threads."""
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b) and all(isinstance(v, float) for v in b):
+        return all(math.isclose(v, w, rel_tol=1e-3, abs_tol=1e-4) for v, w in zip(a, b, strict=True))
+    return a == b
 
 
 def claim(folder: Path, about: dict[str, object]) -> None:
     """Begin a run in the folder, or see that it holds the same one. Raises `InputError`, `OutputError`."""
     file = folder / "run.json"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "parts").mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            file.write_text(json.dumps(about, indent=1), encoding="utf-8")
+            unfinished = file.with_suffix(".part")
+            unfinished.write_text(json.dumps(about, indent=1), encoding="utf-8")
+            unfinished.replace(file)
+        before = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise OutputError(f"-o {folder}: cannot be written ({error}); choose another folder") from error
-    try:
-        before = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
-        before = {}
-    other = [name for name in about if before.get(name) != about[name]]
+        before = None
+    if not isinstance(before, dict):
+        raise InputError(f"-o {folder}: run.json is damaged; delete the folder, or choose another")
+    other = [name for name in about if not alike(before.get(name), about[name])]
     if other:
         raise InputError(f"-o {folder} holds another run (other {', '.join(other)}); choose another folder")

@@ -36,7 +36,7 @@ PER_MAP = {
     "distance": "‖R_Taylor − R_identity‖ / ‖R_identity‖, of maps of the pixels",
     "cosine": "the cosine between the two maps",
     "rank": "Spearman's correlation between the orders of the pixels",
-    "absorbed": "the share of the score that ε took, under Taylor",
+    "absorbed": "|what ε took| / (|what reached the pixels| + |what biases took| + |what ε took|), under Taylor",
     "second": "‖R_order 2 − R_identity‖ / ‖R_identity‖",
 }
 
@@ -108,7 +108,8 @@ class Explainers:
             e = self.get(parameter, TAYLOR, x)(x, target=target, ledger=True)
             second = self.get(parameter, SECOND, x)(x, target=target).relevance.sum(1)
             layers.append(torch.stack([FOUND[n] for n in self.layers], 1))
-            maps.append(of_maps(plain, e.relevance.sum(1), second, e.ledger.epsilon / e.score))
+            taken = torch.stack([e.ledger.epsilon, e.ledger.input, e.ledger.bias]).abs()
+            maps.append(of_maps(plain, e.relevance.sum(1), second, taken[0] / taken.sum(0).clamp(min=1e-30)))
         return {"layers": torch.stack(layers, 1).cpu(), "maps": torch.stack(maps, 1).cpu()}
 
 
@@ -127,10 +128,22 @@ def of_maps(plain: Tensor, taylor: Tensor, second: Tensor, absorbed: Tensor) -> 
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
-    """The correlation of ranks, row by row, (N,); ties in the order of their places.
+    """The correlation of ranks, row by row, (N,); equal values share their mean rank, a constant row gives 0.
 
     >>> spearman(torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[0.1, 0.2, 0.3]])).tolist()
     [1.0]
     """
-    first, second = (t.argsort(1).argsort(1).double() - (t.shape[1] - 1) / 2 for t in (a, b))
+    first, second = (torch.stack([ranks(row) for row in t]) for t in (a, b))
     return torch.nn.functional.cosine_similarity(first, second, dim=1)
+
+
+def ranks(row: Tensor) -> Tensor:
+    """Ranks around 0; equal values get the mean of theirs.
+
+    >>> ranks(torch.tensor([5.0, 1.0, 5.0])).tolist()
+    [0.5, -1.0, 0.5]
+    """
+    _, group, count = torch.unique(row, return_inverse=True, return_counts=True)
+    last = count.cumsum(0)
+    found: Tensor = (last - (count + 1) / 2).double()[group] - (len(row) - 1) / 2
+    return found

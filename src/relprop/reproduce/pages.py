@@ -175,15 +175,19 @@ Network `{about["model"]}` (weights {about["weights"]}), {about["images"]} image
 
 Whole pixels are replaced by random colours, highest relevance first; the score is the predicted class's logit, on
 average {cell(about["mean score"])} for the unchanged images. AUC is the mean score over the share of replaced pixels
-({len(about["shares"])} points from 0 to 1, denser at the beginning), so it is in units of the logit; lower is better.
+({about["points"]} points from 0 to 1, denser at the beginning), so it is in units of the logit; lower is better.
 The paper states neither the unit of its AUC nor how many pixels it flips: signs and orders can be compared, sizes
 cannot. The tables are therefore given twice, for all pixels, and for the first eighth of them, in which the score
 falls. Mean ± standard error over images; differences are paired. What is within {SURE:g} standard errors of 0 is
-called not distinguishable from 0. Beyond the paper: the first {about["images of the smaller studies"]} images.
+called not distinguishable from 0; of so many comparisons, one in twenty would pass by chance alone. Beyond the paper:
+the first {about["images of the smaller studies"]} images.
 
 AUC(Taylor) − AUC(identity) by the share of flipped pixels:
 
 {by_length(t["by length"])}
+
+How it was done: {"; ".join(about["settings"])}; relprop {about["relprop"]}, torch {about["torch"]}. Every image has one
+draw of colours and one random order: standard errors are those over images.
 
 ## Figures 1 to 3
 
@@ -201,7 +205,7 @@ AUC(Taylor) − AUC(identity) by the share of flipped pixels:
 
 {tables_of(t[ALL], "")}
 
-## Why Taylor helps with some parameters and not with others
+## What happens at the normalizations
 
 First {about["images inside"]} images; R arrives at the outputs of a normalization, R' leaves at its inputs.
 

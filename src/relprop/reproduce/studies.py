@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from relprop import evaluate
 from relprop.api import Explainer
-from relprop.errors import InputError
+from relprop.errors import InputError, OutputError
 from relprop.evaluate import Curves
 
 from .images import Bad, ImageSet
@@ -82,11 +84,9 @@ class Runner:
             yield start, min(start + CHUNK, images)
 
     def photos(self, start: int, stop: int) -> Photos:
-        """Read and prepared. Raises `InputError` if none of them can be read."""
+        """Read and prepared; those that cannot be read are left out, perhaps all."""
         batch = self.images.read(start, stop)
-        if not batch.images:
-            raise InputError(f"{self.images.origin}: none of the images {start} … {stop - 1} can be read")
-        x = self.subject.batch(batch.images)
+        x = self.subject.batch(batch.images) if batch.images else torch.empty(0)
         return Photos(start, batch.names, batch.labels, x, tuple(batch.bad))
 
     def explainer(self, method: Method, x: Tensor) -> Explainer:
@@ -104,12 +104,18 @@ class Runner:
         parts, about = [], []
         for start, stop in self.chunks(study.images):
             file = self.folder / f"{study.name}-{start:06d}-{stop:06d}.npz"
-            if file.exists():
-                self.advance(study.forwards(stop - start, self.units))
-            else:
+            part = done(file)
+            if part is None:
                 self.measure(study, start, stop, file)
-            parts.append(Curves.load(file))
-            about.append(json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
+                part = done(file)
+            else:
+                self.advance(study.forwards(stop - start, self.units))
+            if part is None:
+                raise OutputError(f"{file} was written, but cannot be read; is the disk full?")
+            parts += [part[0]] if part[0] is not None else []
+            about.append(part[1])
+        if not parts:
+            raise InputError(f"{self.images.origin}: none of {study.images} images can be read")
         return evaluate.join(parts), about
 
     def inside(self, images: int, layers: tuple[str, ...]) -> dict[str, Tensor]:
@@ -118,36 +124,56 @@ class Runner:
         parts = []
         for start, stop in self.chunks(min(images, FEW)):
             file = self.folder / f"inside-{start:06d}-{stop:06d}.npz"
-            if not file.exists():
+            found = arrays(file)
+            if found is None:
                 photos = self.photos(start, stop)
+                if not photos.names:
+                    continue
                 found = explainers.measure(photos.x, self.subject.predicted(photos.x))
                 write(file, {name: value.numpy() for name, value in found.items()})
-            with np.load(file, allow_pickle=False) as arrays:
-                parts.append({name: torch.from_numpy(arrays[name]) for name in arrays.files})
+            parts.append(found)
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def measure(self, study: Study, start: int, stop: int, file: Path) -> None:
         """One chunk."""
         photos = self.photos(start, stop)
+        about = {
+            "names": photos.names,
+            "labels": photos.labels.tolist(),
+            "bad": [[b.name, b.reason] for b in photos.bad],
+        }
+        file.with_suffix(".json").write_text(json.dumps(about), encoding="utf-8")
+        if not photos.names:
+            return
         target = self.subject.predicted(photos.x)
         relevance = {m.name: self.maps(m, photos.x, target) for m in study.methods}
         curves = evaluate.pixel_flipping(
             self.subject.judge, photos.x, relevance, target=target, orders=study.orders, steps=steps(self.units),
             low=self.subject.low, high=self.subject.high, first=start, batch_size=len(photos.x), progress=self.advance,
         )  # fmt: skip
-        about = {
-            "names": photos.names,
-            "labels": photos.labels.tolist(),
-            "bad": [[b.name, b.reason] for b in photos.bad],
-        }
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.with_suffix(".json").write_text(json.dumps(about), encoding="utf-8")
         curves.save(file)  # last: a chunk is done when this is there
+
+
+def done(file: Path) -> tuple[Curves | None, dict[str, object]] | None:
+    """A chunk that was measured: its curves, None if none of its images could be read; None if missing or damaged."""
+    try:
+        about = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        return (Curves.load(file) if about["names"] else None), about
+    except (OSError, ValueError, KeyError, TypeError):  # InputError is a ValueError
+        return None
+
+
+def arrays(file: Path) -> dict[str, Tensor] | None:
+    """What `write` wrote; None if missing or damaged."""
+    try:
+        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as found:
+            return {name: torch.from_numpy(found[name]) for name in found.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 def write(file: Path, arrays: dict[str, np.ndarray]) -> None:
     """Arrays to a file that is there as a whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial.npz")
     np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
     partial.replace(file)

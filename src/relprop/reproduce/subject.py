@@ -60,9 +60,15 @@ class Subject:
     def layers(self, x: Tensor) -> tuple[str, ...]:
         """The names of the values of the local response normalizations, in order.
 
-        Raises `InputError` if there is none.
+        Raises `InputError` if there is none, or if the model ends in a softmax or sigmoid.
         """
         table = Explainer(self.model, x[:2], Method("ε=0.01", "identity").composite).rules
+        final = [row["op"] for row in table.rows if row["why"].startswith("final")]
+        if final:
+            raise InputError(
+                f"{self.name} ends in {final[0]}: its explanations are those of the logits, so pixel flipping has to "
+                "judge logits too. Give --model the network without its last function"
+            )
         found = [row["node"] for row in table.rows if row["op"] == ops.name(ops.local_response_norm)]
         if not found:
             raise InputError(
@@ -83,5 +89,5 @@ class Subject:
         digest = hashlib.sha256()
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]

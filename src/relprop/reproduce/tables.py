@@ -179,7 +179,7 @@ def all_tables(m: Measured) -> dict[str, Any]:
         "about": m.about | {
             "images": len(m.main), "accuracy": m.accuracy, "bad images": [[b.name, b.reason] for b in m.bad],
             "mean score": number(estimate(m.main.score_at_0)), "settings": list(m.main.notes),
-            "torch": torch.__version__, "images of the smaller studies": len(m.lowest),
+            "torch": torch.__version__, "points": len(m.main.counts), "images of the smaller studies": len(m.lowest),
             "images inside": len(m.inside["maps"]),
         },
         ALL: part(m),

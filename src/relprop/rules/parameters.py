@@ -44,6 +44,11 @@ def check_parameters(rule: Rule, given: dict[str, Any]) -> None:
         _check_box(given["low"], given["high"])
 
 
+def plain(value: Any) -> Any:
+    """A number of numpy as Python's own, since it is written into a program; anything else as it is."""
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0 else value
+
+
 def _can_be_written(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return all(map(_can_be_written, value))
