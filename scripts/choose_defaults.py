@@ -1,7 +1,7 @@
 """Which defaults are the more faithful ones? Pixel flipping on trained CIFAR-10 networks.
 
     python scripts/choose_defaults.py residual --data cifar10.tar.gz --weights resnet56.safetensors --depth 9
-    python scripts/choose_defaults.py lrn --data cifar10.tar.gz --images 2000
+    python scripts/choose_defaults.py lrn --data cifar10.tar.gz --images 500 --steps 16
 
 `residual`: sums of branches by summand or by magnitude, and γ, on a CIFAR ResNet. `lrn`: local response normalization
 as the identity or by Taylor expansion, on the embedded network. For each recipe: SRG = AUC(lowest first) − AUC(highest
