@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import relprop
 from checks import check_same_map
+from lrn_sums import by_double_sums, messages
 from nets import Net
 from relprop import composites, ops, rules
 from relprop.errors import CompositeError, RuleError
@@ -25,41 +26,6 @@ RTOL = 1e-9
 
 def activations(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-# The oracle: one neuron k at one place, its neighbours one by one, from the text of the paper.
-
-
-def messages(x: list[float], k: int, window: range, b: float, c: float, kappa: float, order: int) -> dict[int, float]:
-    """z_jk of equation 15 for neuron k (κ = 1 in the paper); order 2 adds −½ dᵀ H d, its cross terms halved."""
-    S = kappa + b * sum(x[i] ** 2 for i in window)
-    z = {k: x[k] / (kappa + b * x[k] ** 2) ** c}
-    others = [j for j in window if j != k]
-    for j in others:
-        z[j] = -2 * b * c * x[k] * x[j] ** 2 / S ** (c + 1)
-    if order == 2:
-        for i in others:
-            for j in others:
-                H = -2 * b * c * x[k] * ((i == j) / S ** (c + 1) - 2 * b * (c + 1) * x[i] * x[j] / S ** (c + 2))
-                for taker in (i, j):  # a pair's term belongs to both
-                    z[taker] += -0.5 * x[i] * H * x[j] / 2
-    return z
-
-
-def by_double_sums(x: Tensor, R: Tensor, before: int, after: int, b: float, c: float, k: float, order: int) -> Tensor:
-    """R_j = Σ_k z_jk / Σ_i z_ik · R_k, over places, neurons and neighbours, one by one."""
-    out = torch.zeros_like(x)
-    C = x.shape[1]
-    flat, Rs, outs = (t.reshape(x.shape[0], C, -1) for t in (x, R, out))
-    for n in range(x.shape[0]):
-        for place in range(flat.shape[2]):
-            column = flat[n, :, place].tolist()
-            for neuron in range(C):
-                window = range(max(0, neuron - before), min(C, neuron + after + 1))
-                z = messages(column, neuron, window, b, c, k, order)
-                for j, message in z.items():
-                    outs[n, j, place] += message / sum(z.values()) * Rs[n, neuron, place]
-    return outs.reshape(x.shape)
 
 
 def by_rule(x: Tensor, R: Tensor, *args: float, order: int = 1) -> Tensor:
@@ -488,9 +454,16 @@ def test_what_depends_on_the_input_otherwise_is_no_normalization(kind: str) -> N
 
 
 def test_casts_do_not_hide_a_normalization() -> None:
-    def function(x: Tensor) -> Tensor:
-        return x / (1 + 0.2 * padded_slices(x.float(), 3)).double() ** 0.75
+    """Up to a more precise type and back; down to a coarser one is another function."""
 
-    model = Net(lambda m, x: m.top(function(m.conv(x)).flatten(1)), conv=nn.Conv2d(2, 6, 1), top=nn.Linear(54, 3))
-    report = relprop.examine(model.double(), activations(2, 2, 3, 3), "epsilon")
-    assert "local_response_norm" in str(report)
+    def through(x: Tensor, dtype: torch.dtype) -> Tensor:
+        return x / (1 + 0.2 * padded_slices(x.to(dtype), 3)).to(x.dtype) ** 0.75
+
+    for own, dtype in ((torch.float32, torch.float64), (torch.float64, torch.float32)):
+        model = Net(
+            lambda m, x, dtype=dtype: m.top(through(m.conv(x), dtype).flatten(1)),
+            conv=nn.Conv2d(2, 6, 1), top=nn.Linear(54, 3),
+        )  # fmt: skip
+        report = relprop.examine(model.to(own), activations(2, 2, 3, 3).to(own), "epsilon")
+        assert ("local_response_norm" in str(report)) == (own is torch.float32)
+        assert report.ready

@@ -115,6 +115,8 @@ def _sum_of_squares(module: fx.GraphModule, x: fx.Node, base: fx.Node) -> list[f
             continue
         if node.op != "call_function" or not is_float(node):  # a mask, an index: it may depend on the input
             return None
+        if _eps(node) > _eps(x):
+            return None  # rounded on the way: another function
         inside.add(node)
         square, shape_only = _is_square(node), ops.name(node.target) in SHAPE_ONLY
         if not (square and not squared) and not (_linear(node) and not (squared and not _moves(node))):
@@ -122,6 +124,10 @@ def _sum_of_squares(module: fx.GraphModule, x: fx.Node, base: fx.Node) -> list[f
         stack += [(n, squared or square or shape_only) for n in node.all_input_nodes]
     order = [n for n in module.graph.nodes if n in inside]
     return order if any(_is_square(n) for n in order) else None
+
+
+def _eps(node: fx.Node) -> float:
+    return torch.finfo(value(node).dtype).eps
 
 
 def _is_size(node: fx.Node) -> bool:

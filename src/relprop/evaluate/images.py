@@ -65,7 +65,8 @@ def pixel_flipping(
     `region`: squares of region × region pixels in place of pixels, see `region_perturbation`.
     `draws`: how many replacements (and random orders) each curve is averaged over. `seed`, `first`: every image has
     its own random numbers, from seed, draw and `first` + its position, so that results depend neither on `batch_size`
-    nor, with `low` and `high` given, on how a data set is cut into runs; `first` is the number of the first image in the whole set.
+    nor, with `low` and `high` given, on how a data set is cut into runs; `first` is the number of the first image in
+    the whole set.
     `device`: where inputs go, by default where the module is. `progress`: True draws a bar with rich; a function is
     called with the samples of every forward.
 
