@@ -65,9 +65,7 @@ def beside_quantus(repeats: int, images: int = 16, size: int = 28, step: int = 1
     import quantus
 
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(1, 16, 5), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 24 * 24, 10), nn.Softmax(1)
-    ).eval()
+    model = nn.Sequential(nn.Conv2d(1, 16, 5), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 24 * 24, 10)).eval()
     x, maps = torch.rand(images, 1, size, size), torch.randn(images, size, size)
     with torch.no_grad():
         y = model(x).argmax(1)
@@ -79,7 +77,9 @@ def beside_quantus(repeats: int, images: int = 16, size: int = 28, step: int = 1
         found["ours"] = curves.of("relevance").numpy()[:, 1:]
 
     def theirs() -> None:
-        metric = quantus.PixelFlipping(features_in_step=step, perturb_baseline="black", disable_warnings=True)
+        metric = quantus.PixelFlipping(
+            features_in_step=step, perturb_baseline=0.0, normalise=False, disable_warnings=True
+        )
         scores = metric(
             model=model,
             x_batch=x.numpy(),
