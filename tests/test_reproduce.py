@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,13 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
+import relprop
 from checks import check_same_map
 from lrn_sums import messages
-from relprop import ops, rules
+from relprop import evaluate, ops, rules
 from relprop.cli import app
 from relprop.errors import InputError
-from relprop.evaluate import Curves, Estimate
+from relprop.evaluate import Estimate
 from relprop.reproduce import binder2016, neighbours, pages, studies, tables
 from relprop.reproduce.images import open_images
 from relprop.reproduce.methods import IDENTITY, PARAMETERS, SWEEP, TAYLOR, Method
@@ -417,22 +420,28 @@ def test_counts_of_flipped_pixels() -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_predicted_means_of_curves(folder: Path) -> None:
-    """AUC of the main study equals flipping by hand for one method and image."""
+def test_the_main_study_is_pixel_flipping_of_the_predicted_class(folder: Path) -> None:
     images, subject = open_images(folder / "data"), subject_of()
     m = binder2016.measure(subject, images, folder / "out", 3)
-    assert isinstance(m.main, Curves)
     x = subject.batch(images.read(0, 3).images)
-    target = subject.predicted(x)
-    R = subject.explainer(Method("ε=1", TAYLOR), x)(x, target=target).relevance.sum(1)[1].flatten()
-    curve = m.main.of("ε=1, Taylor")[1]
-    with torch.no_grad():
-        clean = float(subject.model(x)[1, target[1]])
-    assert float(curve[0]) == pytest.approx(clean, rel=1e-5)
-    # the same pixel first, whatever colour it gets: the random order differs from it somewhere
-    order = R.argsort(descending=True)
-    assert len(set(order.tolist())) == 64
-    area = sum(
-        (m.main.fraction[i + 1] - m.main.fraction[i]) * (curve[i] + curve[i + 1]) / 2 for i in range(len(curve) - 1)
+    target = subject.model(x).argmax(1)
+    maps = {
+        f"ε=1, {name}": relprop.explain(subject.model, x, target, "binder2016", epsilon=1.0, lrn=lrn).relevance
+        for name, lrn in ((IDENTITY, "identity"), (TAYLOR, "taylor"))
+    }
+    expected = evaluate.pixel_flipping(
+        subject.model, x, maps, orders=("highest", "random"), low=-2.0, high=2.0, steps=studies.steps(64)
     )
-    assert float(m.main.auc("ε=1, Taylor")[1]) == pytest.approx(float(area), rel=1e-9)
+    assert torch.equal(m.main.target, target)
+    for key, curve in expected.values.items():
+        check_same_map(m.main.values[key], curve, rtol=1e-5)
+    assert not torch.equal(expected.of("ε=1, Taylor"), expected.of("ε=1, identity"))
+
+
+def test_the_measuring_rule_is_not_among_the_rules_of_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import relprop.cli; print(relprop.rules.names())"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "lrn_taylor" in done.stdout
+    assert "measured" not in done.stdout

@@ -11,11 +11,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from relprop import ops, rules
+from relprop import rules
 from relprop.api import Explainer
 from relprop.composites import Composite
 from relprop.ops import Family
 from relprop.rules import Call, rule
+from relprop.rules.lrn import suppression
 
 from .methods import IDENTITY, SECOND, SWEEP, TAYLOR, Method, node
 from .subject import Subject
@@ -46,7 +47,6 @@ PER_MAP = {
 FOUND: dict[str, Tensor] = {}
 
 
-@rule(Family.LRN, source="Binder et al. 2016, equations 7 and 13-15; measured")
 def lrn_taylor_measured(R: Tensor, f: Call, *, layer: str) -> Tensor:
     """R_j as by lrn_taylor, measured"""
     onward = rules.lrn_taylor(R, f)
@@ -74,12 +74,8 @@ def of_layer(R: Tensor, onward: Tensor, f: Call) -> dict[str, Tensor]:
 
 def handed(f: Call) -> Tensor:
     """Σ_{j≠k} |v_jk| for every neuron k: all messages to neighbours have the sign opposite to its own."""
-    x, (before, after, b, c, k) = f.a, f.args[1:]
-    own = k + b * x * x
-    total = k + b * ops.channel_window(x * x, before, after)
-    z = 2 * c * (own / total) ** c * (total - own) / total
-    share: Tensor = z / (1 - z)
-    return share
+    _, z = suppression(f)
+    return z / (1 - z)
 
 
 @dataclass
@@ -89,6 +85,10 @@ class Explainers:
     subject: Subject
     layers: tuple[str, ...]
     _made: dict[tuple[str, str], Explainer] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # declared where it is used, so that it is not listed among the rules of the package
+        rule(Family.LRN, source="Binder et al. 2016, equations 7 and 13-15; measured")(lrn_taylor_measured)
 
     def get(self, parameter: str, treatment: str, x: Tensor) -> Explainer:
         key = parameter, treatment

@@ -61,7 +61,6 @@ def studies(images: int, layers: tuple[str, ...]) -> tuple[Study, ...]:
 class Photos:
     """The images that were read for a range of numbers: inputs, names, labels; and those left out."""
 
-    start: int
     names: tuple[str, ...]
     labels: Tensor
     x: Tensor
@@ -87,7 +86,7 @@ class Runner:
         """Read and prepared; those that cannot be read are left out, perhaps all."""
         batch = self.images.read(start, stop)
         x = self.subject.batch(batch.images) if batch.images else torch.empty(0)
-        return Photos(start, batch.names, batch.labels, x, tuple(batch.bad))
+        return Photos(batch.names, batch.labels, x, tuple(batch.bad))
 
     def explainer(self, method: Method, x: Tensor) -> Explainer:
         if method not in self._explainers:
@@ -186,12 +185,3 @@ def steps(units: int) -> list[int]:
     ([0, 4, 8, 16], [0, 1, 2, 3])
     """
     return sorted({-(-share * units // SHARES[-1]) for share in SHARES})
-
-
-def first_input(subject: Subject, images: ImageSet) -> Tensor:
-    """One input, to capture the model with."""
-    for i in range(len(images)):
-        batch = images.read(i, i + 1)
-        if batch.images:
-            return subject.batch(batch.images)
-    raise InputError(f"{images.origin}: no image can be read")

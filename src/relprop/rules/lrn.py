@@ -22,15 +22,22 @@ def lrn_taylor(R: Tensor, f: Call, *, order: int = 1) -> Tensor:
     """
     x, (before, after, b, c, k) = f.a, f.args[1:]
     _check(b, c, k, order)
+    p, handed = suppression(f, order)
+    s: Tensor = R / (1 - handed)
+    out: Tensor = s - b * x * x * (channel_window(p * s, after, before) - p * s)
+    return out
+
+
+def suppression(f: Call, order: int = 1) -> tuple[Tensor, Tensor]:
+    """p_k = −z_jk / (z_kk b x_j²), the same for all neighbours j, and −Σ_{j≠k} z_jk / z_kk, for every neuron k."""
+    x, (before, after, b, c, k) = f.a, f.args[1:]
     own = k + b * x * x
     neighbours = b * (channel_window(x * x, before, after) - x * x)  # T
     total = own + neighbours  # S
-    p = 2 * c * (own / total) ** c / total  # −z_jk / z_kk = p_k b x_j²
+    p = 2 * c * (own / total) ** c / total
     if order == 2:
         p = p * (1 + 2 * (c + 1) * neighbours / total) / 2
-    s: Tensor = R / (1 - p * neighbours)
-    out: Tensor = s - b * x * x * (channel_window(p * s, after, before) - p * s)
-    return out
+    return p, p * neighbours
 
 
 def _check(b: float, c: float, k: float, order: int) -> None:
