@@ -41,6 +41,7 @@ docs: $(READY)
 # Ratios within one run; nothing else should run meanwhile.
 bench: $(READY)
 	$(BIN)/python benchmarks/pixel_flipping.py
+	$(BIN)/python benchmarks/recurrent.py
 
 clean:
 	rm -rf $(VENV) build dist demo.png relprop.png .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -22,22 +22,23 @@ FILES = sorted(SRC.rglob("*.py"))
 LEVELS = (
     {"errors", "values", "version"},  # 0
     {"targets", "show", "zoo", "evaluate", "neon"},  # leaves, beside the levels: errors only
-    {"adjoints"},  # 1
+    {"adjoints", "recurrence"},  # 1
     {"ops"},
+    {"gates", "samples"},
     {"graph", "rules"},  # 2
-    {"captured"},  # 3
+    {"captured", "choice", "constants"},  # 3
     {"guards"},
     {"capture"},
     {"canonize", "composites"},
     {"program"},  # 4
-    {"explanation", "report"},  # 5
+    {"explanation", "report", "pieces"},  # 5
     {"prepared"},
     {"api"},
-    {"testing"},
+    {"testing", "language"},
     {"bilrp", "integrations", "jobs"},  # 6
-    {"reproduce"},
+    {"reproduce", "coverage"},
     {"_loading", "_tables"},  # 7, private to the command
-    {"_reproduce"},
+    {"_reproduce", "_coverage"},
     {"cli", "web"},
 )
 LEAVES = LEVELS[1]
@@ -45,7 +46,7 @@ LEAVES = LEVELS[1]
 ABOVE = next(i for i, units in enumerate(LEVELS) if "explanation" in units)
 HEAVY = {
     "matplotlib", "numpy", "PIL", "typer", "rich", "torchvision", "safetensors", "sklearn", "timm", "scipy", "zennit", "pandas",
-    "pyarrow",
+    "pyarrow", "transformers", "tokenizers",
 }  # fmt: skip
 
 

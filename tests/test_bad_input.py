@@ -201,8 +201,8 @@ def test_targets_of_outputs_that_are_images() -> None:
 # Outputs and forwards
 
 OUTPUTS: dict[str, tuple[Callable[..., Any], list[str]]] = {
-    "tuple": (lambda m, x: (m.net(x), x), ["tuple", "forward", "self.model"]),
-    "dict": (lambda m, x: {"logits": m.net(x)}, ["dict", "forward", "logits"]),
+    "tuple": (lambda m, x: (m.net(x).argmax(1), 1.0), ["tuple", "forward", "self.model"]),
+    "dict": (lambda m, x: {"scores": m.net(x)[0, :2], "classes": 3}, ["dict", "forward", r"scores \(2,\) float64"]),
     "None": (lambda m, x: None, ["NoneType"]),
     "number": (lambda m, x: 1.0, ["float"]),
     "decisions": (lambda m, x: m.net(x).argmax(1), ["int64", "argmax"]),

@@ -13,7 +13,7 @@ from networks import CifarResNet, Shared, TwoInputs, UNet
 
 torchvision = pytest.importorskip("torchvision")
 
-# one of each family, the smallest; scripts/sweep_torchvision.py runs all variants
+# one of each family, the smallest; `relprop coverage --zoo torchvision` runs all variants
 FAMILIES = {
     "alexnet": 80, "vgg11": 48, "vgg11_bn": 48, "resnet18": 48, "resnet50": 48, "resnext50_32x4d": 48,
     "densenet121": 48, "googlenet": 48, "inception_v3": 96, "mobilenet_v2": 48, "mobilenet_v3_small": 48,

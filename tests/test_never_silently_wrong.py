@@ -43,13 +43,21 @@ def test_complex_values_are_refused_and_not_taken_for_constants() -> None:
         relprop.explain(model, rows(), 0)
 
 
-def test_an_embedding_of_moved_tokens_is_refused() -> None:
-    def how(m: Any, t: Tensor) -> Tensor:
-        return m.head(m.table(t).mean(1) + m.table(t.flip(1))[:, 0])
+def test_tokens_are_followed_through_moves_and_refused_through_arithmetic() -> None:
+    tokens = torch.tensor([[1, 4, 2, 0, 7], [3, 3, 5, 9, 8]])
+    table, head = nn.Embedding(10, 6), nn.Linear(6, 2)
 
-    model = net(how, table=nn.Embedding(10, 6), head=nn.Linear(6, 2))
+    def how(m: Any, t: Tensor) -> Tensor:
+        return m.head(m.table(t.view(-1, 5)).mean(1) + m.table(t.flip(1)[:, :2]).sum(1))
+
+    e = relprop.explain(net(how, table=table, head=head), tokens, 1, "lrp_zero", ledger=True)
+    assert e.ledger.closes()
+    part = table.weight[tokens] @ head.weight[1]  # what each token adds to the logit where it stands
+    expected = part / 5 + torch.cat([torch.zeros(2, 3, dtype=part.dtype), part[:, 3:]], 1)
+    torch.testing.assert_close(e.relevance, expected.detach(), rtol=1e-9, atol=1e-12)
+    model = net(lambda m, t: m.head(m.table(t).mean(1) + m.table((t + 1) % 10)[:, 0]), table=table, head=head)
     with pytest.raises(RuleError, match="computed from the tokens"):
-        relprop.explain(model, torch.randint(0, 10, (3, 5)), 0)
+        relprop.explain(model, tokens, 0)
     plain = net(lambda m, t: m.head(F.relu(m.table(t)).mean(1)), table=nn.Embedding(10, 6), head=nn.Linear(6, 2))
     e = relprop.explain(plain, torch.randint(0, 10, (3, 5)), 0, "lrp_zero", ledger=True)
     assert e.relevance.shape == (3, 5)
@@ -88,13 +96,17 @@ def test_a_batch_in_second_place_or_merged_keeps_its_accounts() -> None:
     def interleaved(m: Any, x: Tensor) -> Tensor:
         return m.b(F.relu(m.a(x.transpose(0, 1).reshape(-1, 5)))).reshape(7, -1, 2).mean(0)
 
-    check_is_gradient_times_input(net(second, **layers), x)
-    check_is_gradient_times_input(net(merged, **layers), x)
-    with pytest.raises(RuleError, match="interleaved"):
-        relprop.explain(net(interleaved, **layers), x, 0)
-    report = relprop.examine(net(interleaved, **layers), x)
-    assert not report.ready
-    assert "interleaved" in report.missing[0]
+    def torn(m: Any, x: Tensor) -> Tensor:
+        return m.b(F.relu(m.a(x.transpose(0, 1)).reshape(2, -1, 6))).sum((0, 1)) + 0 * x.sum((1, 2), keepdim=True)[:, 0]
+
+    for how in (second, merged, interleaved):
+        model = net(how, **layers)
+        check_is_gradient_times_input(model, x)
+        together = relprop.explain(model, x, 0, "epsilon", epsilon=0.5).relevance  # ε by the rms of each sample alone
+        alone = [relprop.explain(model, row[None], 0, "epsilon", epsilon=0.5).relevance for row in x]
+        torch.testing.assert_close(together, torch.cat(alone), rtol=1e-12, atol=1e-12)
+    with pytest.raises((RuleError, CaptureError)):
+        relprop.explain(net(torn, **layers), x[:2], 0)
 
 
 def test_rsub_with_a_factor() -> None:

@@ -172,6 +172,65 @@ def imported(file: Path, function: str) -> Callable[[], Any]:
     return found  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True)
+class Reader:
+    """A Hugging Face model in eval mode with its tokenizer."""
+
+    name: str
+    model: nn.Module
+    tokenizer: Any
+
+
+# What the end of an architecture's name says of its task, and the class of transformers that loads it.
+TASKS = {
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForCausalLM": "AutoModelForCausalLM",
+    "LMHeadModel": "AutoModelForCausalLM",
+    "ForMaskedLM": "AutoModelForMaskedLM",
+    "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
+}
+
+
+def load_reader(spec: str, dtype: str = "float32") -> Reader:
+    """The language model and tokenizer of `--model hf:PATH`: a folder, or a name on the hub, as transformers loads it.
+
+    Raises `InputError`.
+    """
+    source, _, path = spec.partition(":")
+    if source != "hf" or not path:
+        raise InputError(f"--model {spec}: give hf:FOLDER, or hf:NAME of a model on the Hugging Face hub")
+    try:
+        import transformers
+    except ImportError as error:
+        raise InputError(f"--model {spec} needs transformers: pip install 'relprop[language]'") from error
+    folder = Path(path).expanduser()
+    if path.startswith((".", "/", "~")) and not folder.is_dir():
+        raise InputError(f"--model {spec}: there is no folder '{folder}'")
+    where = str(folder) if folder.is_dir() else path
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise InputError(
+            f"--model {spec}: the folder holds no config.json; write it with model.save_pretrained(folder)"
+        )
+    config = pretrained(spec, transformers.AutoConfig, where, "model")
+    names = config.architectures or ["none"]
+    task = next((auto for end, auto in TASKS.items() if names[0].endswith(end)), None)
+    if task is None:
+        raise InputError(f"--model {spec}: its architecture is {names[0]}; explained are models {', '.join(TASKS)}")
+    tokenizer = pretrained(spec, transformers.AutoTokenizer, where, "tokenizer")
+    model = pretrained(spec, getattr(transformers, task), where, "model", dtype=getattr(torch, dtype))
+    return Reader(path, model.eval(), tokenizer)
+
+
+def pretrained(spec: str, auto: Any, where: str, what: str, **options: Any) -> Any:
+    """What a class of transformers loads from a folder or the hub, its refusals in one line."""
+    try:
+        return auto.from_pretrained(where, **options)
+    except Exception as error:  # no file, no network, another format: each has its own class
+        reason = (str(error).strip().split("\n")[0] or type(error).__name__)[:300]
+        remedy = f"; write it with {what}.save_pretrained(folder)" if Path(where).is_dir() else ""
+        raise InputError(f"--model {spec}: the {what} cannot be loaded ({reason}){remedy}") from error
+
+
 def no_download(what: str, source: str, error: Exception) -> str:
     """The refusal for weights that did not arrive."""
     reason = (str(error).strip().split("\n")[0] or type(error).__name__)[:200]

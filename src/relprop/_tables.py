@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
-from . import composites, rules
+from . import composites, rules, show
 from .composites.presets import Common
 from .program import Ledger
 
@@ -30,15 +31,31 @@ def predictions(names: Sequence[str], output: Tensor, classes: Sequence[str], to
     return table
 
 
-def ledger(label: str, names: Sequence[str], explained: Sequence[str], accounts: Ledger) -> Table:
-    """One line a photo; the heads of the columns are the equation that every line fulfils."""
-    table = plain(f"ledger, {label}", "photo", "explained")
+def ledger(
+    label: str, names: Sequence[str], explained: Sequence[str], accounts: Ledger, what: str = "photo"
+) -> Table:
+    """One line a sample; the heads of the columns are the equation that every line fulfils."""
+    table = plain(f"ledger, {label}", what, "explained")
     for head in ("score", "= ΣR", "+ bias", "+ epsilon", "+ residual"):
         table.add_column(head, justify="right", no_wrap=True)
     parts = (accounts.score, accounts.input, accounts.bias, accounts.epsilon, accounts.residual)
     for i, name in enumerate(names):
         table.add_row(escape(name), escape(explained[i]), *(f"{float(part[i]):.4g}" for part in parts))
     return table
+
+
+def passages(shown: Sequence[show.Passage]) -> Iterator[Text]:
+    """Each text in the colours of its relevance, under what was asked of it and above its sums."""
+    limit = show.limit_of(shown)
+    for passage in shown:
+        yield Text(passage.title, style="bold")
+        line = Text()
+        for piece in passage.pieces:
+            paper, ink = show.colours(piece.relevance, limit)
+            line.append(piece.before)
+            line.append(piece.text, style=f"{ink} on {paper}{' italic' if piece.special else ''}")
+        yield line
+        yield Text(f"{passage.sums()}\n")
 
 
 def recipes() -> Table:

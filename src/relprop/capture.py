@@ -13,32 +13,36 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, export
+from torch.export import Dim, default_decompositions, export
 
 from .captured import Captured, Inputs, InputSpec, noise_of, run
+from .choice import Choice, without_cache
 from .errors import CaptureError, InputError, NonFiniteError
-from .graph import line_of, module_path, symbolic, where
+from .graph import line_of, module_path, where
 from .guards import check_devices, check_inputs, check_weights, type_remedy
-from .ops import REASONS
+from .ops import OPENED, REASONS, Family, lookup
 from .ops import name as op_name
+from .samples import symbolic
 from .values import difference, same
 
 _GLOBALS = threading.RLock()  # torch.export patches nn.Module; generators are saved and restored: one thread at a time
 
 
 class _Flat(nn.Module):
-    """The model as a function of its tensors alone."""
+    """The model as a function of its tensors alone, to the one tensor that is explained."""
 
     def __init__(self, model: nn.Module, spec: InputSpec) -> None:
         super().__init__()
-        self.model, self._spec = model, spec
+        self.model, self._spec, self.choice = model, spec, Choice()
 
-    def forward(self, *tensors: Tensor) -> Any:
-        return self._spec.call(self.model, tensors)
+    def forward(self, *tensors: Tensor) -> Tensor:
+        out = self._spec.call(self.model, tensors)
+        return self.choice(out, [t.shape[0] for t in tensors], type(self.model).__name__)
 
 
 def clone(model: nn.Module, *, share: bool = True) -> nn.Module:
@@ -48,7 +52,7 @@ def clone(model: nn.Module, *, share: bool = True) -> nn.Module:
         loose = [v for v in vars(module).values() if isinstance(v, Tensor) and not v.is_leaf]
         shared.update({id(v): v if share else v.detach().clone() for v in loose})
     try:
-        return copy.deepcopy(model, shared).eval()
+        return without_cache(copy.deepcopy(model, shared).eval())
     except Exception as e:
         raise CaptureError(
             f"the model {type(model).__name__} cannot be copied ({e}); relprop explains a copy so that yours is never "
@@ -80,12 +84,13 @@ def capture(model: nn.Module, inputs: Inputs, *, dynamic: bool = True) -> Captur
     with undisturbed(tensors[0].device):
         batch = _batch(model, tensors, spec)
         for wide in (True, False) if dynamic else (False,):
-            module = _export(model, spec, tensors, batch if wide else None)
+            flat = _Flat(clone(model), spec)
+            module = _export(flat, model, spec, tensors, batch if wide else None)
             if module is None:
                 continue
             found = [n for n in module.graph.nodes if n.op == "placeholder"]
             _forget_mutations(module, found)
-            captured = Captured(module, found, _explained(found, tensors, spec), spec, wide, batch)
+            captured = Captured(module, found, _explained(found, tensors, spec), spec, wide, batch, flat.choice.note())
             if runs_as(captured, model, tensors):
                 _name(found, spec)
                 return captured
@@ -160,7 +165,7 @@ def run_once(model: nn.Module, tensors: list[Tensor], spec: InputSpec, *, mutate
     kind = type(model).__name__
     try:
         with torch.no_grad():
-            out = _Flat(clone(model, share=not mutates), spec)(*[t.clone() for t in tensors])
+            out: Tensor = _Flat(clone(model, share=not mutates), spec)(*[t.clone() for t in tensors])
     except CaptureError:
         raise
     except Exception as e:
@@ -168,11 +173,6 @@ def run_once(model: nn.Module, tensors: list[Tensor], spec: InputSpec, *, mutate
         line = line_of("".join(traceback.format_tb(e.__traceback__)))
         remedy = type_remedy(model, tensors)
         raise InputError(f"{kind} cannot be called with inputs of shape {shapes}: {e} (at {line}){remedy}") from e
-    if not isinstance(out, Tensor):
-        raise CaptureError(
-            f"{kind} returns a {type(out).__name__}, not a tensor; wrap it in a module whose forward picks the tensor "
-            "to explain, for example `return self.model(x)[0]` or `return self.model(x).logits`"
-        )
     sizes = {t.shape[0] for t in tensors}
     if out.dim() == 0 or out.shape[0] not in sizes:
         raise CaptureError(
@@ -190,9 +190,10 @@ def _batch(model: nn.Module, tensors: list[Tensor], spec: InputSpec) -> int:
     return sizes.pop() if len(sizes) == 1 else run_once(model, tensors, spec, mutates=True).shape[0]
 
 
-def _export(model: nn.Module, spec: InputSpec, tensors: list[Tensor], batch: int | None) -> fx.GraphModule | None:
+def _export(
+    flat: _Flat, model: nn.Module, spec: InputSpec, tensors: list[Tensor], batch: int | None
+) -> fx.GraphModule | None:
     """The graph, its batch dimension open if `batch` is given and the model's code allows it (else None)."""
-    flat = _Flat(clone(model), spec)
     if batch is None:
         try:
             return _graph(flat, tuple(tensors), None)
@@ -222,7 +223,7 @@ def _graph(flat: nn.Module, tensors: tuple[Tensor, ...], shapes: Any) -> fx.Grap
             logger.setLevel(logging.CRITICAL)
         try:
             program = export(flat, tensors, dynamic_shapes=shapes, strict=False)
-            module = program.run_decompositions({}).module(check_guards=False)
+            module = program.run_decompositions(_opened()).module(check_guards=False)
         finally:
             for logger, level in zip(quiet, levels, strict=True):
                 logger.setLevel(level)
@@ -231,6 +232,13 @@ def _graph(flat: nn.Module, tensors: tuple[Tensor, ...], shapes: Any) -> fx.Grap
     assert isinstance(module, fx.GraphModule)
     module._forward_pre_hooks.clear()  # export's check of input sizes; ours names the argument
     return module
+
+
+@cache
+def _opened() -> dict[Any, Any]:
+    """How torch defines the ops that have no rule of their own by others."""
+    known = default_decompositions()
+    return {op: known[op] for op in OPENED}
 
 
 def _refusal(e: Exception) -> str:
@@ -282,10 +290,21 @@ def _name(found: list[fx.Node], spec: InputSpec) -> None:
 
 
 def _is_tokens(node: fx.Node) -> bool:
-    """Whether an integer input goes into an embedding."""
-    return not node.meta["val"].is_floating_point() and any(
-        u.target is torch.ops.aten.embedding.default and u.args[1] is node for u in node.users
+    """Whether an integer input goes into an embedding, as it is or moved (reshaped, sliced, copied)."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor) or value.is_floating_point() or value.dtype is torch.bool:
+        return False
+    return any(
+        u.args[1] is node if u.target is torch.ops.aten.embedding.default else _moves(u, node) and _is_tokens(u)
+        for u in node.users
     )
+
+
+def _moves(user: fx.Node, node: fx.Node) -> bool:
+    """Whether an op moves the entries of this operand and computes nothing from them."""
+    row = lookup(user.target)
+    copies = op_name(user.target) in ("clone", "alias", "contiguous", "lift_fresh_copy", "to")
+    return (copies or (row is not None and row.family is Family.SHAPE)) and user.args[0] is node
 
 
 def first_non_finite(module: fx.GraphModule, tensors: list[Tensor]) -> str:

@@ -1,10 +1,12 @@
 """The command `relprop`: why did a network take this photo for that?
 
 relprop explain cat.jpg --model torchvision:resnet18 --composite epsilon_plus -o heat.png
+relprop text "The movie was not bad" --model hf:FOLDER -o why.html
 relprop examine --model net.py:build
 relprop composites
 relprop rules
 relprop reproduce binder2016 --data cifar10.tar.gz -o results
+relprop coverage --zoo torchvision -o table.md
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ try:
     from rich.markup import escape
     from typer.core import TyperGroup
 
-    from . import _loading, _reproduce, _tables, show, zoo
+    from . import _coverage, _loading, _reproduce, _tables, show, zoo
 except ImportError as missing:
     raise SystemExit(f"the command relprop needs more packages ({missing}): pip install 'relprop[cli]'") from missing
 
@@ -33,6 +35,7 @@ from .api import examine as examined
 from .composites.presets import CHOICES
 from .errors import CompositeError, InputError, RelpropError, TargetError
 from .explanation import Explanation
+from .language import explain_text
 
 out = Console()
 err = Console(stderr=True)
@@ -58,6 +61,7 @@ app = typer.Typer(
 )
 
 app.add_typer(_reproduce.app, name="reproduce")
+app.command("coverage")(_coverage.coverage)
 
 Photos = Annotated[list[Path] | None, typer.Argument(metavar="PHOTO", help="Image files.", show_default=False)]
 Model = Annotated[
@@ -131,6 +135,46 @@ def explain(
     if code is not None:
         run = f"python {code} {code.with_suffix('.pt')} {code.with_suffix('.inputs.pt')}"
         out.print(f"program: {run}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def text(
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT", help="A text; several are explained together.")],
+    model: Annotated[str, typer.Option("--model", help="hf:FOLDER, or hf:NAME of a model on the Hugging Face hub.")],
+    target: Annotated[
+        str | None,
+        typer.Option("--target", help="Class (name or index) or token (' Paris'); by default what the model predicts."),
+    ] = None,
+    contrast: Annotated[
+        str | None, typer.Option("--contrast", help="Explain why --target rather than this class or token.")
+    ] = None,
+    composite: Annotated[str, typer.Option("--composite", help="Recipe of rules, see `relprop composites`.")] = "auto",
+    option: Options = None,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Show tokens instead of words.")] = False,
+    dtype: Annotated[
+        Literal["float32", "float64", "bfloat16", "float16"], typer.Option("--dtype", help="Precision of the weights.")
+    ] = "float32",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Page or picture to write.")] = None,
+) -> None:
+    """Explain what a language model makes of a text: relevance of every word, in colours."""
+    if output is not None:
+        show.check_path(output, show.TEXT_SUFFIXES)
+    if contrast is not None and target is None:
+        raise TargetError("--contrast says rather than what; give --target too")
+    (choice,) = chosen_composites([composite], option or [])
+    reader = _loading.load_reader(model, dtype)
+    asked = [int(t) if t is not None and t.lstrip("-").isdigit() else t for t in (target, contrast)]
+    explanation = explain_text(
+        reader.model, reader.tokenizer, texts, None if contrast is not None else asked[0], choice.name,
+        contrast=(asked[0], asked[1]) if contrast is not None else None, ledger=True, **choice.options,
+    )  # fmt: skip
+    by = "token" if tokens else "word"
+    for line in _tables.passages(explanation.passages(by)):
+        out.print(line, soft_wrap=True, highlight=False)
+    out.print(_tables.ledger(choice.label, texts, [s.title for s in explanation.sentences], explanation.accounts, "text"))
+    if output is not None:
+        explanation.save(str(output), by=by)
+        out.print(f"{output.suffix[1:]}: {output}", soft_wrap=True, highlight=False)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .program import Ledger
+from .targets import Contrast, Token
 
 Tree = Any  # a Tensor, or a tuple or dict of them, as the inputs were given
 
@@ -19,9 +20,10 @@ class Explanation:
     """Relevance of the inputs for the explained score.
 
     `relevance`: structure and shapes of the explained inputs (for token inputs, one number a token); with K
-    targets a leading dimension K. `output`: what the model returned. `score`: Tensor[B], what was explained.
-    `target`: the class indices or target used. `ledger`: accounts, if asked for. `recorded`: relevance at inner
-    modules asked for with `record`.
+    targets a leading dimension K. Inputs that get none, such as masks, are None. `output`: the tensor explained of
+    what the model returned (of a Hugging Face model its logits; the rule table says which). `score`: Tensor[B], what
+    was explained. `target`: the class indices or target used, as tensors. `ledger`: accounts, if asked for.
+    `recorded`: relevance at inner modules asked for with `record`.
     """
 
     relevance: Tree
@@ -72,7 +74,18 @@ class Explanation:
 
     def __repr__(self) -> str:
         shapes = torch.utils._pytree.tree_map(lambda t: tuple(t.shape) if isinstance(t, Tensor) else t, self.relevance)
-        target = self.target.tolist() if isinstance(self.target, Tensor) and self.target.numel() < 9 else "..."
+        target = _short(self.target)
         scores = [round(s, 4) for s in self.score.flatten()[:8].tolist()]
         kept = "" if not isinstance(self.ledger, Ledger) else f", ledger closes: {self.ledger.closes()}"
         return f"Explanation(relevance {shapes}, target {target}, score {scores}{kept})"
+
+
+def _short(target: Any) -> Any:
+    """A target in few words: indices as lists, tokens and contrasts by their parts."""
+    if isinstance(target, Tensor) and target.numel() < 9:
+        return target.tolist()
+    if isinstance(target, Token):
+        return f"Token({_short(target.position)}, {_short(target.id)})"
+    if isinstance(target, Contrast):
+        return f"{_short(target.a)} rather than {_short(target.b)}"
+    return target if isinstance(target, (int, type(None))) else "..."

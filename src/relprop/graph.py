@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from . import ops
+from . import gates, ops
 from .errors import RuleError
+from .gates import Strength
 from .ops import Family, Sign
+from .samples import Batch, Samples
 
 Path = int | tuple[int, int]
 
 # Where frames of a traceback are not the user's.
 NOT_THE_USERS = (str(pathlib.Path(torch.__file__).parent), str(pathlib.Path(__file__).parent), "<")
 
-# Ops whose output lies in a bounded positive range and is used to weigh another signal.
-GATES = ("sigmoid", "hardsigmoid", "softmax", "relu6")
+# Which live operands of a node a rule feeds: argument positions, the signal of a product, or (None) all.
+Feeds = tuple[int, ...] | str | None
 
 
 def value(node: fx.Node) -> Any:
@@ -95,14 +96,6 @@ def _sign(node: fx.Node, sign: Sign) -> Sign:
     return sign
 
 
-def _interleaves(node: fx.Node) -> bool:
-    before, after = (list(value(n).shape) for n in (node.args[0], node))  # type: ignore[arg-type]
-    i, j = (next((d for d, n in enumerate(s) if symbolic(n)), None) for s in (before, after))
-    if i is None or j is None:
-        return False
-    return math.prod(int(n) for n in before[:i]) != math.prod(int(n) for n in after[:j])
-
-
 def _positive(x: Any) -> bool:
     return isinstance(x, (int, float)) and x >= 0
 
@@ -111,11 +104,6 @@ def carries(node: fx.Node) -> bool:
     """Whether the node's value can carry relevance: real or complex numbers, or several tensors."""
     v = value(node)
     return isinstance(v, (tuple, list)) or (isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex()))
-
-
-def symbolic(size: Any) -> bool:
-    """Whether a dimension's size was left open at capture."""
-    return isinstance(size, torch.SymInt) and bool(size.node.expr.free_symbols)
 
 
 def operands(node: fx.Node) -> list[tuple[Path, fx.Node]]:
@@ -153,14 +141,14 @@ class Reading:
         self, graph: fx.Graph, explained: Iterable[fx.Node], output: fx.Node, samples: int | None = None
     ) -> None:
         self.graph, self.output, self.samples = graph, output, samples
+        self._layout = Samples(graph)
         self._roles: dict[fx.Node, Role | None] = {}
         self.explained = tuple(explained)
         self.tokens = self._tokens()
+        self.moved = self._moved()
         self.live = self._live()
         self.nonneg = self._nonneg()
-        self.reached = self._reached()
-        self.layers = [n for n in graph.nodes if n in self.reached and self.family(n) is Family.AFFINE]
-        self._above, self._below = self._order()
+        self.route(self._usual)
 
     def _live(self) -> set[fx.Node]:
         live = set(self.explained)
@@ -171,9 +159,18 @@ class Reading:
             if row is not None and row.family is Family.EMBEDDING:
                 if node.args[1] in self.tokens:
                     live.add(node)
-            elif carries(node) and any(n in live for n in node.all_input_nodes):
+            elif node in self.moved or (carries(node) and any(n in live for n in node.all_input_nodes)):
                 live.add(node)
         return live
+
+    def _moved(self) -> set[fx.Node]:
+        """Explained integers, reshaped or sliced at most: what relevance of tokens can flow back through."""
+        moved = {n for n in self.explained if not is_float(n)}
+        for node in self.graph.nodes:
+            row = ops.lookup(node.target) if node in self.tokens else None
+            if row and row.family is Family.SHAPE and all(n in moved for n in node.all_input_nodes if n in self.tokens):
+                moved.add(node)
+        return moved
 
     def _tokens(self) -> set[fx.Node]:
         """Explained integer inputs and the integers computed from them (not by comparisons)."""
@@ -198,7 +195,7 @@ class Reading:
         if row is None:
             return None
         live = tuple((p, n) for p, n in operands(node) if n in self.live)
-        if row.family is Family.EMBEDDING and node.args[1] in self.tokens and node.args[1] not in self.explained:
+        if row.family is Family.EMBEDDING and node.args[1] in self.tokens and node.args[1] not in self.moved:
             return None  # an index computed from the tokens
         if not live:
             return Role(row.family, ())
@@ -213,7 +210,7 @@ class Reading:
             elif short == "div" and live[0][0] == 1:
                 family = Family.ACTIVATION  # c / x
         elif family is Family.AFFINE and len(live) == 2:
-            return None  # a product of two live matrices
+            family = Family.PRODUCT  # of two live matrices
         return Role(family, live)
 
     def family(self, node: fx.Node) -> Family | None:
@@ -221,24 +218,44 @@ class Reading:
         role = self.role(node) if node.op == "call_function" else None
         return role.family if role else None
 
-    def signal(self, node: fx.Node) -> int | None:
-        """For a product: which of its two operands is the signal, the other being a gate; None if neither is one."""
+    def weighing(self, node: fx.Node) -> tuple[Strength, int | None]:
+        """For a product: how clearly it is the weighting of a signal by a gate, and which operand is the signal."""
         if ops.name(node.target) == "div":
-            return 0
-        a, b = (self._is_gate(n) for _, n in self.role(node).live)  # type: ignore[union-attr]
-        return None if a == b else int(a)
+            return Strength.STATISTIC, 0
+        pair = self.role(node).nodes  # type: ignore[union-attr]
+        a, b = (gates.strength(n, self.live.__contains__) for n in pair)
+        if a != b:
+            return max(a, b), int(a > b)
+        a_state, b_state = (gates.is_state(n, self.live.__contains__) for n in pair)
+        return (Strength.NONE, None) if a_state == b_state else (Strength.RATE, int(b_state))
 
-    def _is_gate(self, node: fx.Node) -> bool:
-        while node.op == "call_function":
-            short, numbers = ops.name(node.target), [x for x in node.args[1:] if isinstance(x, (int, float))]
-            if short in GATES or (short in ("hardtanh", "clamp") and len(numbers) == 2 and numbers[0] >= 0):
-                return True
-            row = ops.lookup(node.target)
-            live = [n for n in node.all_input_nodes if n in self.live]
-            if row is None or row.family not in (Family.SHAPE, Family.SCALE, Family.SUM) or len(live) != 1:
-                return False
-            node = live[0]
-        return False
+    def is_centred(self, node: fx.Node) -> bool:
+        """Whether the node is x − mean(x): linear in one value, although it has two summands."""
+        pair = self.role(node).nodes  # type: ignore[union-attr]
+        if len(pair) != 2 or ops.name(node.target) != "sub":
+            return False
+        x, mean = pair
+        return ops.name(mean.target) == "mean" and mean.args[0] is x
+
+    def fed(self, node: fx.Node, feeds: Feeds) -> tuple[tuple[Path, fx.Node], ...]:
+        """The live operands that get relevance from a rule that feeds these."""
+        live = self.role(node).live  # type: ignore[union-attr]
+        if feeds is None:
+            return live
+        if feeds == "signal":
+            which = self.weighing(node)[1]
+            if which is None:
+                raise RuleError(
+                    f"the signal rule does not know which factor is the gate at {where(node)}; use relprop.rules.half"
+                )
+            return (live[which],)
+        found = tuple((p, n) for p, n in live if p in feeds)
+        if not found:
+            raise RuleError(
+                f"nothing of {where(node)} that depends on the input gets relevance by this rule; use another, such as "
+                'attention="attnlrp"'
+            )
+        return found
 
     def _nonneg(self) -> set[fx.Node]:
         known: set[fx.Node] = set()
@@ -252,17 +269,26 @@ class Reading:
                 known.add(node)
         return known
 
-    def _reached(self) -> set[fx.Node]:
-        """Nodes relevance passes on its way from the output to the explained inputs."""
-        reached = {self.output}
+    def route(self, feeds: Callable[[fx.Node], Feeds]) -> None:
+        """Follow relevance from the output to the inputs, by what the rule of each node feeds."""
+        self._fed: dict[fx.Node, tuple[fx.Node, ...]] = {}
+        self.reached = {self.output}
         for node in reversed(self.graph.nodes):
-            if node in reached and node.op == "call_function":
-                role = self.role(node)
-                live = role.nodes if role else [n for _, n in operands(node) if n in self.live]
-                if role and role.family is Family.PRODUCT and self.signal(node) is not None:
-                    live = (live[self.signal(node)],)  # type: ignore[index]
-                reached.update(n for n in live if n in self.live)
-        return reached
+            if node in self.reached and node.op == "call_function":
+                self._fed[node] = self._onward(node, feeds)
+                self.reached.update(self._fed[node])
+        self.layers = [n for n in self.graph.nodes if n in self.reached and self.family(n) is Family.AFFINE]
+        self._above, self._below = self._order()
+
+    def _onward(self, node: fx.Node, feeds: Callable[[fx.Node], Feeds]) -> tuple[fx.Node, ...]:
+        if self.role(node) is None:
+            return tuple(n for _, n in operands(node) if n in self.live)
+        return tuple(n for _, n in self.fed(node, feeds(node)))
+
+    def _usual(self, node: fx.Node) -> Feeds:
+        """What is fed as long as no composite has been asked: the signals."""
+        product = self.family(node) is Family.PRODUCT
+        return "signal" if product and self.weighing(node)[0] > Strength.ACTIVATED else None
 
     def _order(self) -> tuple[dict[fx.Node, int], dict[fx.Node, int]]:
         """How many weighted layers lie, at most, between each node and the output, and the inputs."""
@@ -270,17 +296,15 @@ class Reading:
         below: dict[fx.Node, int] = {}
         for node in self.graph.nodes:
             if node in self.reached:
-                role = self.role(node) if node.op == "call_function" else None
-                sources = role.nodes if role else ()
+                sources = self._fed.get(node, ())
                 below[node] = int(self.family(node) is Family.AFFINE) + max(
                     (below.get(n, 0) for n in sources), default=0
                 )
         for node in reversed(self.graph.nodes):
             if node in self.reached:
                 above.setdefault(node, 0)
-                role = self.role(node) if node.op == "call_function" else None
                 above[node] += int(self.family(node) is Family.AFFINE)
-                for n in role.nodes if role else ():
+                for n in self._fed.get(node, ()):
                     above[n] = max(above.get(n, 0), above[node])
         return above, below
 
@@ -309,16 +333,16 @@ class Reading:
         below, above = self._below[node] - 1, self._above[node] - 1
         return below / (below + above) if below + above else 1.0
 
-    def batch(self, node: fx.Node) -> int | None:
-        """The dimension of the node's value that counts samples: the first whose size is symbolic.
+    def batch(self, node: fx.Node) -> Batch:
+        """Where the node's value holds the samples.
 
         In a graph for one batch size: None for a single sample (all of the value is its), else the first dimension of
         that size. Raises RuleError where there is none.
         """
-        sizes = list(value(node).shape)
-        found = next((d for d, n in enumerate(sizes) if symbolic(n)), None)
+        found = self._layout.of(node)
         if found is not None or self.samples == 1:
             return found
+        sizes = list(value(node).shape)
         if self.samples is None or self.samples not in sizes:
             if node in self.explained:
                 return 0  # an input all samples share
@@ -329,7 +353,5 @@ class Reading:
         return sizes.index(self.samples)
 
     def interleaved(self) -> list[fx.Node]:
-        """Reshapes that merge the batch with a dimension in front of it: samples are no longer blocks of rows."""
-        return [
-            n for n in self.graph.nodes if n in self.reached and ops.name(n.target) == "reshape" and _interleaves(n)
-        ]
+        """Reshapes after which samples cannot be told apart."""
+        return [n for n in self._layout.torn if n in self.reached]

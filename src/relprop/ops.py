@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import adjoints
+from .recurrence import gru_layer, lstm_layer, rnn_relu_layer, rnn_tanh_layer
 
 aten = torch.ops.aten
 
@@ -31,11 +32,13 @@ class Family(StrEnum):
     PRODUCT = "product"  # a * b with both live, a / b with b live
     MAX_POOL = "max_pool"
     LRN = "lrn"
+    ATTENTION = "attention"  # softmax(q kᵀ) v in one op
     ACTIVATION = "activation"  # elementwise y_i = f(a_i)
     SOFTMAX = "softmax"
     SCALE = "scale"  # times a constant
     SHAPE = "shape"  # moves, copies or drops entries
     EMBEDDING = "embedding"
+    RECURRENT = "recurrent"  # a layer of LSTM, GRU or RNN over all its time steps
 
 
 class Sign(Enum):
@@ -161,7 +164,17 @@ TABLE: dict[Any, Op] = {
     ),
     **_average(aten.col2im.default),
     **_rows(Op(Family.BATCH_NORM, weight=1, bias=2, adjoint=adjoints.scale_shift), scale_shift),
-    **_rows(Op(Family.NORMALIZE), aten.layer_norm.default, aten.group_norm.default, aten.instance_norm.default),
+    **_rows(
+        Op(Family.NORMALIZE),
+        aten.layer_norm.default,
+        aten.rms_norm.default,
+        aten.group_norm.default,
+        aten.instance_norm.default,
+    ),
+    **_rows(Op(Family.ATTENTION, live=(0, 1, 2, 3)), aten.scaled_dot_product_attention.default),
+    **_rows(Op(Family.RECURRENT, live=(0, 1, 2)), lstm_layer),
+    **_rows(Op(Family.RECURRENT, live=(0, 1)), gru_layer, rnn_tanh_layer),
+    **_rows(Op(Family.RECURRENT, live=(0, 1), sign=Sign.ALWAYS), rnn_relu_layer),
     **_rows(Op(Family.SUM, live=(0, 1), sign=Sign.KEPT), aten.add.Tensor),
     **_rows(Op(Family.SUM, live=(0, 1)), aten.sub.Tensor, aten.rsub.Scalar),
     **_rows(Op(Family.SUM, live=(0,)), aten.add.Scalar, aten.sub.Scalar),
@@ -291,6 +304,15 @@ TABLE: dict[Any, Op] = {
     **_shape(aten.masked_fill.Scalar, aten.masked_fill.Tensor, sign=Sign.UNKNOWN),
     **_shape(aten.cat.default, aten.stack.default),
     **_rows(Op(Family.SHAPE, live=(0, 1), sign=Sign.KEPT), aten.slice_scatter.default, aten.select_scatter.default),
+    **_rows(Op(Family.SHAPE, live=(0, 2), sign=Sign.KEPT), aten.index_put.default, aten.masked_scatter.default),
+    **_rows(
+        Op(Family.SHAPE, live=(0, 3), sign=Sign.KEPT),
+        aten.scatter.src,
+        aten.scatter_add.default,
+        aten.index_add.default,
+        aten.index_copy.default,
+    ),
+    **_shape(aten.view_as_real.default, aten.view_as_complex.default, aten.real.default, sign=Sign.UNKNOWN),
     **_rows(Op(Family.SHAPE, live=(1, 2)), aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther),
     **_rows(Op(Family.SHAPE, live=(0, 1)), aten.maximum.default, aten.minimum.default),
     **_rows(Op(Family.EMBEDDING, live=(1,)), aten.embedding.default),
@@ -301,6 +323,10 @@ DEAD = {
     aten.sign.default, aten.floor.default, aten.ceil.default, aten.round.default, aten.zeros_like.default,
     aten.ones_like.default, aten.full_like.default, aten.empty_like.default, aten.detach.default,
 }  # fmt: skip
+
+
+# Ops that torch defines by others, which rules are for: opened at capture.
+OPENED = (aten.einsum.default, aten.cosine_similarity.default)
 
 
 def lookup(target: Any) -> Op | None:
@@ -315,31 +341,23 @@ def name(target: Any) -> str:
     return str(getattr(target, "__name__", target))
 
 
-FUNCTIONS = {name(f): f for f in (scale_shift, region, adaptive_max_pool, local_response_norm)}
+FUNCTIONS = {
+    name(f): f
+    for f in (
+        scale_shift, region, adaptive_max_pool, local_response_norm, lstm_layer, gru_layer, rnn_tanh_layer, rnn_relu_layer,
+    )
+}  # fmt: skip
 
 
 # Why some ops have no rule, and what to do instead: told in the error that names them.
 _TWO = "both factors depend on the input; products of two live matrices have no rule yet"
-_CELL = "recurrent cells have no rule yet; a cell written out with linear, sigmoid, tanh and products has"
 _RANDOM = "it is random, and an explanation of a random output means nothing; make forward deterministic in eval mode"
 REASONS = {
     "_native_batch_norm_legit": "it normalizes with the statistics of the batch, so that a sample's output depends on "
     "the other samples; give the layer running statistics (track_running_stats=True) and train or calibrate them",
-    "matmul": _TWO,
-    "bmm": _TWO,
-    "mm": _TWO,
     "rand": _RANDOM,
     "rand_like": _RANDOM,
-    "scaled_dot_product_attention": "attention has no rule yet",
-    "lstm": _CELL,
-    "gru": _CELL,
-    "rnn_tanh": _CELL,
-    "rnn_relu": _CELL,
-    "gru_cell": _CELL,
-    "lstm_cell": _CELL,
-    "einsum": "write a contraction with weights as linear, matmul or a convolution",
     "bilinear": _TWO,
-    "baddbmm": "write it as matmul and a sum",
     "embedding": "its index is computed from the tokens (shifted, sliced, clamped): their relevance would be "
     "incomplete; compute the indices before the model and pass each as an input",
     "fractional_max_pool2d": "its windows are random; use max_pool2d or adaptive_max_pool2d",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any, final
 
 import torch
@@ -14,9 +15,10 @@ from .canonize.edit import constant
 from .capture import capture, first_non_finite, runs_as, undisturbed
 from .captured import Captured, Inputs
 from .composites import Assignment, Composite
+from .constants import held_summands
 from .errors import InputError, NonFiniteError, RuleError, TargetError
 from .explanation import Explanation, Tree
-from .graph import Reading, is_random, module_path, module_paths, where
+from .graph import Reading, is_float, is_random, module_path, module_paths, value, where
 from .guards import check_inputs
 from .ops import name as op_name
 from .program import Ledger, OpEntry, Program, emit, fold
@@ -117,18 +119,16 @@ class Prepared:
             return self._programs[key]
 
     def _recorded(self, name: str) -> fx.Node:
-        """The last value computed in the module of this path, or the node of this name."""
-        graph = self.captured.module.graph
-        by_name = [n for n in graph.nodes if n.name == name and n in self.reading.reached]
-        inside = [n for n in self.assignment.assigned if name in module_paths(n)]
-        within = [n for n in self.assignment.assigned if any(p.startswith(name + ".") for p in module_paths(n))]
-        calls = [n for n in inside if not any(u in inside for u in n.users)]
-        if len(calls) > 1 and not by_name:
+        """The node of this name, or the value that leaves the module of this path, however deep it was computed."""
+        by_name = [n for n in self.captured.module.graph.nodes if n.name == name and n in self.reading.reached]
+        within = {n for n in self.assignment.assigned if any(f"{p}.".startswith(f"{name}.") for p in module_paths(n))}
+        leaving = [n for n in self.assignment.assigned if n in within and not within.issuperset(n.users)]
+        if len(leaving) > 1 and not by_name:
             raise InputError(
-                f"record={name!r}: this module is called {len(calls)} times; name one of the values "
-                + ", ".join(n.name for n in calls)
+                f"record={name!r}: {len(leaving)} values leave this module (it may be called several times); name one "
+                f"of {', '.join(n.name for n in leaving)}"
             )
-        found = by_name or calls or within
+        found = by_name or leaving
         if not found:
             paths = sorted({p for n in self.assignment.assigned for p in module_paths(n) if p})
             raise InputError(f"record={name!r} names no module relevance passes; there are {', '.join(paths)}")
@@ -183,9 +183,15 @@ class Prepared:
         for name, row in zip(program.ledger_nodes, rows, strict=True):
             a = next(a for a in self.assignment if a.node.name == name)
             amounts = fold(row, len(score))
-            entries.append(OpEntry(name, module_path(a.node), op_name(a.node.target), a.rule.name, *amounts))
+            entry = OpEntry(name, module_path(a.node), op_name(a.node.target), a.rule.name, *amounts)
+            entries.append(replace(entry, constant=held_summands(a.node, self.reading)))
         start = R.reshape(len(score), -1).sum(1)
-        return relevance, recorded, Ledger(score, start, list(relevance), entries)
+        return relevance, recorded, Ledger(score, start, list(relevance), entries, rtol=self._rtol())
+
+    def _rtol(self) -> float:
+        """How well the ledger is to close: a model in float64 may normalize in float32 (Hugging Face's RMSNorm)."""
+        double = all(value(n).dtype is torch.float64 for n in self.reading.reached if is_float(n))
+        return 1e-9 if double else 1e-3
 
     def _blame(self, program: Program, R: Tensor, saved: Any) -> str:
         """The op whose rule first gave a non-finite relevance."""

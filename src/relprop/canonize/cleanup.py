@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -14,25 +15,35 @@ from .edit import attach, calls, constant
 
 IDENTITIES = (
     "clone", "alias", "contiguous", "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout",
-    "lift_fresh_copy", "positive", "identity", "_assert_tensor_metadata",
+    "lift_fresh_copy", "positive", "identity",
 )  # fmt: skip
 
 
 def drop_identities(captured: Captured) -> list[str]:
-    """Remove dropout in evaluation mode, copies, and conversions to the type a value already has."""
+    """Remove dropout in evaluation mode, copies, whole slices, and conversions to the type a value already has."""
     graph, removed = captured.module.graph, 0
-    for node in calls(graph, *IDENTITIES, "to", "_to_copy"):
+    for node in calls(graph, "_assert_tensor_metadata"):
+        graph.erase_node(node)
+    for node in calls(graph, *IDENTITIES, "to", "_to_copy", "slice"):
         source: Any = node.args[0] if node.args else None
         if not isinstance(source, fx.Node) or not node.users:
             continue
         converts = ops.name(node.target) in ("to", "_to_copy")
         if converts and source.meta["val"].dtype != node.meta["val"].dtype:
             continue
+        if ops.name(node.target) == "slice" and not _is_whole(node):
+            continue
         if "dropout" in ops.name(node.target) and len(node.args) > 2 and node.args[2] is True:
             continue  # random on purpose: found by the check of capture
         node.replace_all_uses_with(source)
         removed += 1
     return [f"{removed} identities removed"] if removed else []
+
+
+def _is_whole(node: fx.Node) -> bool:
+    """Whether a slice is x[:]."""
+    _, _, start, end, step = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
+    return start in (0, None) and end in (None, sys.maxsize) and step == 1
 
 
 def free_views(captured: Captured) -> list[str]:
@@ -61,9 +72,16 @@ def fold_constants(captured: Captured) -> list[str]:
     ]
     for node in folded:
         new = attach(module, node, f"constant_{node.name}", known[node].detach())
-        new.meta = {**node.meta, "val": known[node]}
+        new.meta = {**node.meta, "val": known[node], "relprop_source": _source(node)}
         node.replace_all_uses_with(new)
     return [f"{len(folded)} constant(s) computed once"] if folded else []
+
+
+def _source(node: fx.Node) -> str:
+    """The parameter a constant comes from, '' for one made of numbers."""
+    while node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return str(node.target) if node.op == "get_attr" else ""
 
 
 def _evaluate(node: fx.Node, known: dict[fx.Node, Tensor]) -> Any:

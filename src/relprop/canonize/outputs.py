@@ -64,6 +64,34 @@ def open_copies(captured: Captured) -> list[str]:
     return [""] if nodes else []
 
 
+def open_variants(captured: Captured) -> list[str]:
+    """Ops that are others in disguise: `type_as`, sums with a product of matrices."""
+    graph = captured.module.graph
+    cast = calls(graph, "type_as")
+    for node in cast:
+        replace(node, aten.to.dtype, (node.args[0], node.meta["val"].dtype))
+    sums = calls(graph, "baddbmm") + [n for n in calls(graph, "addmm") if n.args[0].op != "get_attr"]  # type: ignore[union-attr]
+    for node in sums:
+        _open_sum(node)
+    return [""] if cast or sums else []
+
+
+def _open_sum(node: fx.Node) -> None:
+    """β c + α a b as a product and a sum."""
+    c, a, b = node.args[:3]
+    alpha, beta = node.kwargs.get("alpha", 1), node.kwargs.get("beta", 1)
+    product = before(node, aten.matmul.default, (a, b), node.meta["val"])
+    if alpha != 1:
+        product = before(node, aten.mul.Tensor, (product, alpha), node.meta["val"])
+    if beta == 0:
+        node.replace_all_uses_with(product)
+    elif beta == 1:
+        replace(node, aten.add.Tensor, (c, product))
+    else:
+        scaled = before(node, aten.mul.Tensor, (c, beta), c.meta["val"])  # type: ignore[union-attr]
+        replace(node, aten.add.Tensor, (scaled, product))
+
+
 def plain_convolutions(captured: Captured) -> list[str]:
     """Convolutions with padding "same" or "valid": numbers instead of words, where both sides are padded equally."""
     changed = [_numeric_padding(n) for n in calls(captured.module.graph, "conv1d", "conv2d", "conv3d") if is_worded(n)]

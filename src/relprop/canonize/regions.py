@@ -17,6 +17,7 @@ from torch import fx
 
 from .. import ops
 from ..captured import Captured
+from ..gates import Strength
 from ..graph import Reading, operands, value
 from ..ops import Family
 
@@ -37,6 +38,7 @@ def mark(captured: Captured) -> list[str]:
         root = _root(node, reading, order) if several else _chain_root(node, reading)
         if root is not None:
             node.meta["relprop_root"] = root
+            node.meta["relprop_strength"] = _strength(node)
             found += 1
     return [f"{found} elementwise function(s) read as one activation"] if found else []
 
@@ -111,6 +113,20 @@ def value_at_zero(inside: Sequence[fx.Node], root: fx.Node) -> float:
         args = torch.fx.map_arg(n.args, known.__getitem__)
         known[n] = n.target(*args, **n.kwargs)  # type: ignore[operator]
     return float(known[inside[-1]].flatten()[0])
+
+
+def _strength(node: fx.Node) -> Strength:
+    """What an elementwise function is as a factor: a gate if bounded like a sigmoid, a statistic if it falls like 1/x."""
+    root, inside = node.meta["relprop_root"], body(node)
+    if {n for m in inside for n in m.all_input_nodes} - set(inside) - {root}:
+        return Strength.ACTIVATED  # it depends on tensors
+    known: dict[fx.Node, Any] = {root: torch.tensor([-1e3, -30.0, -1.0, 0.0, 1.0, 30.0, 1e3], dtype=torch.float64)}
+    for n in inside:
+        known[n] = n.target(*torch.fx.map_arg(n.args, known.__getitem__), **n.kwargs)  # type: ignore[operator]
+    y = known[node]
+    if bool(torch.isfinite(y).all() and (y >= 0).all() and y[-1] <= 2 * y[-2] and y[0] <= 2 * y[1]):
+        return Strength.BOUNDED
+    return Strength.STATISTIC if y[4] > y[5] > y[6] > 0 else Strength.ACTIVATED
 
 
 def body(node: fx.Node) -> list[fx.Node]:

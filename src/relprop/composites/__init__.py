@@ -6,11 +6,30 @@ presets    the recipes; names() lists them, get(name, **options) makes one
 """
 
 from .composite import Assigned, Assignment, Composite, assign
-from .pattern import Pattern, convolution, dense, depth, everything, family, first, gated, kind, last, op, path
+from .pattern import (
+    Pattern,
+    activated,
+    centred,
+    convolution,
+    dense,
+    depth,
+    everything,
+    family,
+    first,
+    gated,
+    kind,
+    last,
+    normalizing,
+    op,
+    path,
+    weighted,
+)  # fmt: skip
 from .presets import (
     alpha_beta,
+    attnlrp,
     auto,
     binder2016,
+    cp_lrp,
     deep_taylor,
     epsilon,
     epsilon_alpha2_beta1,
@@ -31,9 +50,9 @@ from .presets import (
 )  # fmt: skip
 
 __all__ = [
-    "Assigned", "Assignment", "Composite", "Pattern", "alpha_beta", "assign", "auto", "binder2016", "convolution",
-    "deep_taylor", "dense", "depth", "epsilon", "epsilon_alpha2_beta1", "epsilon_alpha2_beta1_flat",
-    "epsilon_gamma_box", "epsilon_plus", "epsilon_plus_flat", "everything", "excitation_backprop", "family", "first",
-    "flat", "gamma", "gated", "get", "kind", "last", "lrp_zero", "montavon2019", "names", "op", "path", "signature",
-    "w_square", "z_plus",
+    "Assigned", "Assignment", "Composite", "Pattern", "activated", "alpha_beta", "assign", "attnlrp", "auto",
+    "binder2016", "centred", "convolution", "cp_lrp", "deep_taylor", "dense", "depth", "epsilon",
+    "epsilon_alpha2_beta1", "epsilon_alpha2_beta1_flat", "epsilon_gamma_box", "epsilon_plus", "epsilon_plus_flat",
+    "everything", "excitation_backprop", "family", "first", "flat", "gamma", "gated", "get", "kind", "last",
+    "lrp_zero", "montavon2019", "names", "normalizing", "op", "path", "signature", "w_square", "weighted", "z_plus",
 ]  # fmt: skip

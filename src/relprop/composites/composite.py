@@ -11,12 +11,12 @@ from torch import fx
 
 from .. import rules
 from ..errors import CompositeError, RuleError
-from ..graph import Reading, module_path, value, where
+from ..graph import Feeds, Reading, module_path, value, where
 from ..ops import REASONS, lookup
 from ..ops import name as op_name
 from ..rules.parameters import check_parameters, plain
 from ..rules.registry import RuleFunction
-from .pattern import Pattern, as_pattern, family, gated, units
+from .pattern import Pattern, as_pattern, centred, family, gated, normalizing, units, weighted
 
 
 @final
@@ -96,7 +96,8 @@ def _short(v: Any) -> str:
 DEFAULTS = Composite(
     [
         (units, rules.pass_),
-        (gated, rules.signal),
+        (normalizing | weighted | gated, rules.signal),
+        (centred, rules.epsilon),
         (family("product"), rules.half),
         (family("activation"), rules.activation),
         (family("shape"), rules.move),
@@ -108,6 +109,8 @@ DEFAULTS = Composite(
         (family("max_pool"), rules.winner),
         (family("lrn"), rules.pass_),
         (family("normalize"), rules.held),
+        (family("attention"), rules.attention_values),
+        (family("recurrent"), rules.recurrent),
         (family("softmax"), rules.first_order),
     ],
     required=False,
@@ -174,29 +177,40 @@ class Assignment:
 
 
 def assign(composite: Composite, reading: Reading) -> Assignment:
-    """The first pair that matches each node; the default of its family where none does."""
+    """The first pair that matches each node; the default of its family where none does.
+
+    Relevance goes where the rules send it, so the way to the inputs is followed first, by the rules chosen.
+    """
+    reading.route(lambda node: _feeds(composite, node, reading))
     out = Assignment()
     used: set[int] = set()
     for node in reading.graph.nodes:
         if node not in reading.reached or node.op != "call_function":
             continue
-        fam = reading.family(node)
-        if fam is None:
-            out.missing.append(node)
-            continue
-        hits = [i for i, p in enumerate(composite.pairs) if p.pattern(node, reading)]
-        fitting = [i for i in hits if fam in composite.pairs[i].rule.families]
+        pair, fitting = _choose(composite, node, reading)
         used.update(fitting)
-        if fitting:
-            pair = composite.pairs[fitting[0]]
-        else:
-            pair = next((p for p in DEFAULTS.pairs if p.pattern(node, reading)), None)  # type: ignore[assignment]
         if pair is None:
             out.missing.append(node)
         else:
             out.assigned[node] = Assigned(node, pair.rule, pair.parameters, pair.why)
     out.unmatched = [p for i, p in enumerate(composite.pairs) if p.required and i not in used]
     return out
+
+
+def _choose(composite: Composite, node: fx.Node, reading: Reading) -> tuple[Pair | None, list[int]]:
+    """The pair that decides on a node, and the indices of all that could."""
+    fam = reading.family(node)
+    if fam is None:
+        return None, []
+    fitting = [i for i, p in enumerate(composite.pairs) if p.pattern(node, reading) and fam in p.rule.families]
+    if fitting:
+        return composite.pairs[fitting[0]], fitting
+    return next((p for p in DEFAULTS.pairs if p.pattern(node, reading)), None), []
+
+
+def _feeds(composite: Composite, node: fx.Node, reading: Reading) -> Feeds:
+    pair, _ = _choose(composite, node, reading)
+    return pair.rule.feeds if pair else None
 
 
 def missing_message(node: fx.Node, reading: Reading) -> str:

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from .. import ops
 from ..errors import CompositeError
+from ..gates import Strength
 from ..graph import Reading, module_class, module_paths
 from ..ops import Family
 
@@ -94,6 +95,10 @@ def family(name: str | Family) -> Pattern:
     return Pattern(f"family({wanted.value!r})", lambda n, r: r.family(n) is wanted)
 
 
+def _weighing(n: fx.Node, r: Reading) -> Strength:
+    return r.weighing(n)[0] if r.family(n) is Family.PRODUCT else Strength.NONE
+
+
 def depth(low: float, high: float) -> Pattern:
     """Weighted layers at a depth in [low, high): 0 is the first, 1 the last (which high = 1 includes)."""
     if not 0 <= low < high <= 1:
@@ -113,5 +118,9 @@ everything = Pattern("everything", lambda n, r: True)
 # What the recipes select by; users may too.
 convolution = Pattern("convolution", lambda n, r: ops.name(n.target).startswith("conv"))
 dense = Pattern("dense", lambda n, r: r.family(n) is Family.AFFINE and not ops.name(n.target).startswith("conv"))
-gated = Pattern("gated", lambda n, r: r.family(n) is Family.PRODUCT and r.signal(n) is not None)
+normalizing = Pattern("normalizing", lambda n, r: _weighing(n, r) is Strength.STATISTIC)
+weighted = Pattern("weighted", lambda n, r: _weighing(n, r) is Strength.WEIGHTS)
+gated = Pattern("gated", lambda n, r: Strength.CLIPPED <= _weighing(n, r) <= Strength.BOUNDED)
+activated = Pattern("activated", lambda n, r: _weighing(n, r) is Strength.ACTIVATED)
+centred = Pattern("centred", lambda n, r: r.family(n) is Family.SUM and r.is_centred(n))
 units = Pattern("units", lambda n, r: r.changes_units(n))

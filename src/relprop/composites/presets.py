@@ -19,7 +19,20 @@ from ..errors import CompositeError
 from ..rules.parameters import complete_alpha_beta, plain
 from ..rules.registry import RuleFunction
 from .composite import Composite, bind
-from .pattern import Pattern, convolution, dense, depth, family, first, gated, units
+from .pattern import (
+    Pattern,
+    activated,
+    centred,
+    convolution,
+    dense,
+    depth,
+    family,
+    first,
+    gated,
+    normalizing,
+    units,
+    weighted,
+)  # fmt: skip
 
 Pairs = list[tuple[Pattern | str, RuleFunction | str]]
 Bound = float | Tensor
@@ -33,6 +46,8 @@ class Common:
     sum of branches shares, "epsilon" (by the summands) or "magnitude" (by their absolute values, bounded).
     `lrn`: local response normalization passes relevance as the "identity", or by "taylor" expansion, of the first or
     second order: `lrn_order`. `gate`: a product with a sigmoid gives all to the "signal", or "half" to each factor.
+    `attention`: "values" take all, the weights held, which conserves relevance; or it is "shared" by values and,
+    through the softmax, queries and keys (AttnLRP).
     """
 
     epsilon: float = 1e-6
@@ -43,6 +58,7 @@ class Common:
     lrn: str = "identity"
     lrn_order: int = 1
     gate: str = "signal"
+    attention: str = "values"
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -66,6 +82,7 @@ class Common:
         """Pairs for everything that is no weighted layer."""
         pairs: Pairs = [
             (units, rules.pass_),
+            (centred, self.use(rules.epsilon, bias=None)),
             (family("max_pool"), rules.winner if self.max_pool == "winner" else self.use(rules.epsilon)),
             (family("sum"), self.use(rules.epsilon, bias=None) if self.residual == "epsilon" else rules.magnitude),
             (family("average"), self.use(rules.epsilon)),
@@ -73,8 +90,17 @@ class Common:
             (family("normalize"), self.use(rules.held)),
             (family("lrn"), self.normalization()),
         ]
-        if self.gate == "half":
-            pairs.insert(0, (gated, rules.half))
+        gate = rules.signal if self.gate == "signal" else rules.half
+        shared = self.attention == "shared"
+        fused, written = (rules.attention_shared, rules.half) if shared else (rules.attention_values, rules.signal)
+        pairs += [
+            (family("attention"), self.use(fused)),
+            (family("recurrent"), self.use(rules.recurrent, gate=self.gate)),
+            (weighted, self.use(written)),
+            (normalizing, self.use(rules.signal)),
+            (gated, self.use(gate)),
+            (family("product"), self.use(rules.half)),
+        ]
         return Composite(pairs, required=False, origin=origin)
 
 
@@ -85,6 +111,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "residual": ("epsilon", "magnitude"),
     "lrn": ("identity", "taylor"),
     "gate": ("signal", "half"),
+    "attention": ("values", "shared"),
 }
 
 _RECIPES: dict[str, Callable[..., Composite]] = {}
@@ -301,12 +328,28 @@ def deep_taylor(c: Common, *, low: Bound | None = None, high: Bound | None = Non
     return [(first, pixels), (family("affine"), c.use(rules.z_plus))]
 
 
+@recipe(attention="shared")
+def attnlrp(c: Common) -> Pairs:
+    """Achtibat et al. 2024: LRP-ε, products shared equally, softmax to first order, activations and norms as identity.
+
+    Not conserving: what the softmax keeps is in the ledger's residual.
+    """
+    return [(family("affine"), c.use(rules.epsilon))]
+
+
+@recipe()
+def cp_lrp(c: Common) -> Pairs:
+    """Ali et al. 2022: LRP-ε with attention weights, gates (of gated linear units too) and 1/σ held; it conserves."""
+    return [(family("affine"), c.use(rules.epsilon)), (activated, c.use(rules.signal))]
+
+
 @recipe(residual="magnitude")
 def auto(c: Common, *, gamma: float = 1.0, low: Bound | None = None, high: Bound | None = None) -> Pairs:
     """Chosen from what the graph contains: LRP-γ on convolutions, LRP-ε on dense layers, zᴮ on pixels with a box.
 
     With `low` and `high` given, a first convolution gets the zᴮ rule; without, LRP-γ as the others. Sums of branches
-    share by magnitude: on trained ResNets that was at least as faithful as by the summands (docs/choices.md).
+    share by magnitude: on trained ResNets that was at least as faithful as by the summands (docs/choices.md). Attention
+    weights, gates and 1/σ are held, so that the relevance of the inputs and of biases sums to the score.
     """
     pairs: Pairs = [(convolution, c.use(rules.gamma, gamma=gamma)), (family("affine"), c.use(rules.epsilon))]
     return pairs if low is None and high is None else [(first & convolution, _box("auto", low, high)), *pairs]

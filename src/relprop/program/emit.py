@@ -18,8 +18,7 @@ from .. import ops, rules, targets
 from ..canonize.regions import body, value_at_zero
 from ..captured import Captured
 from ..composites import Assigned, Assignment
-from ..errors import RuleError
-from ..graph import Reading, where
+from ..graph import Reading
 from ..ops import Family
 
 # Ops that are zero for every negative input.
@@ -109,17 +108,7 @@ class _Emitter:
 
     def live(self, a: Assigned) -> dict[Any, fx.Node]:
         """Operands of a node that get relevance, by position: for a gated product the signal alone."""
-        role = self.reading.role(a.node)
-        assert role is not None
-        live = role.live
-        if role.family is Family.PRODUCT and a.rule.name == "signal":
-            which = self.reading.signal(a.node)
-            if which is None:
-                raise RuleError(
-                    f"the signal rule does not know which factor is the gate at {where(a.node)}; use relprop.rules.half"
-                )
-            live = (live[which],)
-        return dict(live)
+        return dict(self.reading.fed(a.node, a.rule.feeds))
 
     def step(self, a: Assigned) -> None:
         """Relevance of a node to its live operands, by its rule."""
@@ -238,7 +227,8 @@ def _item(values: Sequence[Tensor], index: int) -> Tensor:
 
 
 def _zeros(value: Tensor, output: Tensor) -> Tensor:
-    return torch.zeros(value.shape, dtype=output.dtype, device=value.device)
+    wide = torch.promote_types(output.dtype, torch.float32)
+    return torch.zeros(value.shape, dtype=wide, device=value.device)
 
 
 def emit(

@@ -13,7 +13,11 @@ ACCOUNTS = ("bias", "epsilon", "residual")
 
 @dataclass(frozen=True)
 class OpEntry:
-    """What one op did with the relevance that arrived at it; tensors over samples."""
+    """What one op did with the relevance that arrived at it; tensors over samples.
+
+    `constant`: the module or parameter of what was added that does not depend on the explained inputs, such as
+    `embeddings.position_embeddings`; its share is in `bias`.
+    """
 
     node: str
     module: str
@@ -24,6 +28,7 @@ class OpEntry:
     bias: Tensor
     epsilon: Tensor
     residual: Tensor
+    constant: str = ""
 
     @property
     def gap(self) -> Tensor:
@@ -40,9 +45,12 @@ class Ledger:
     sum of the first four. `by_op`: one `OpEntry` an op, from the output to the input.
     """
 
-    def __init__(self, score: Tensor, start: Tensor, relevance: list[Tensor], by_op: list[OpEntry]) -> None:
+    def __init__(
+        self, score: Tensor, start: Tensor, relevance: list[Tensor], by_op: list[OpEntry], *, rtol: float | None = None
+    ) -> None:
         wide = torch.float64 if score.dtype == torch.float64 else torch.float32
         self.score = score.to(wide)
+        self.rtol = rtol or (1e-9 if score.dtype == torch.float64 else 1e-3)
         self.by_op = by_op
         zero = torch.zeros_like(self.score)
         self.input = sum((_per_sample(r, self.score) for r in relevance), zero)
@@ -66,10 +74,10 @@ class Ledger:
     def closes(self, rtol: float | None = None) -> bool:
         """Whether score and total agree for every sample, and arrivals and departures at every op.
 
-        `rtol` is relative to the largest amount that passed any op; by default 1e-9 in float64 and 1e-3 in float32.
+        `rtol` is relative to the largest amount that passed any op; by default 1e-9 for a model that computes in
+        float64 throughout, and 1e-3 for others.
         """
-        if rtol is None:
-            rtol = 1e-9 if self.score.dtype == torch.float64 else 1e-3
+        rtol = self.rtol if rtol is None else rtol
         finite = bool(torch.isfinite(self.error).all())
         return finite and bool((self.error <= rtol).all()) and all(self._op_closes(e, rtol) for e in self.by_op)
 
@@ -87,6 +95,7 @@ class Ledger:
                 "module": e.module,
                 "op": e.op,
                 "rule": e.rule,
+                "constant": e.constant,
                 **{n: float(getattr(e, n)[sample]) for n in names},
             }
             for e in self.by_op
@@ -103,13 +112,16 @@ class Ledger:
             lines.append("")
             lines.append("of sample 0, by op (those that kept something):")
             wide = max(len(r["module"] or r["node"]) for r in busy)
+            named = "  constant" if any(r["constant"] for r in busy) else ""
             lines.append(
                 f"  {'module':<{wide}} {'op':<16} {'rule':<12} "
                 + " ".join(f"{n:>11}" for n in ("arrived", "passed", *ACCOUNTS))
+                + named
             )
             for r in busy:
                 numbers = " ".join(f"{r[n]:>11.4g}" for n in ("arrived", "passed", *ACCOUNTS))
-                lines.append(f"  {r['module'] or r['node']:<{wide}} {r['op']:<16} {r['rule']:<12} {numbers}")
+                line = f"  {r['module'] or r['node']:<{wide}} {r['op']:<16} {r['rule']:<12} {numbers}  {r['constant']}"
+                lines.append(line.rstrip())
         return "\n".join(lines)
 
     __repr__ = __str__

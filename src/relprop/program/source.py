@@ -69,7 +69,8 @@ def _call(node: fx.Node, inline: dict[fx.Node, str]) -> str:
         return f"{_text(node.args[0], inline)}[{node.args[1]}]"
     if node.target is _zeros:
         value, output = (_text(a, inline) for a in node.args)
-        return f"torch.zeros({value}.shape, dtype={output}.dtype, device={value}.device)"
+        dtype = f"torch.promote_types({output}.dtype, torch.float32)"
+        return f"torch.zeros({value}.shape, dtype={dtype}, device={value}.device)"
     args = [_text(a, inline) for a in node.args] + [f"{k}={_text(v, inline)}" for k, v in node.kwargs.items()]
     return f"{_name(node.target)}({', '.join(args)})"
 
@@ -82,7 +83,7 @@ def _name(target: Any) -> str:
         return "Call"
     if target is targets.initial:
         return "targets.initial"
-    if module == ops.__name__:
+    if module == ops.__name__ or ops.FUNCTIONS.get(name) is target:
         return f"ops.{name}"
     if module.startswith(rules.__name__) and getattr(rules, name, None) is target:
         return f"rules.{name}"

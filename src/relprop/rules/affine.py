@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..errors import CompositeError, InputError, RuleError
 from ..ops import Family, name
+from ..samples import Batch
 from ..values import concrete
-from .call import Call, Linear
+from .call import Call, Linear, by_sample
 from .parameters import complete_alpha_beta
 from .registry import rule
 
@@ -22,17 +23,20 @@ LINEAR = (Family.AFFINE, Family.AVERAGE, Family.BATCH_NORM, Family.MAX_POOL)
 Pair = tuple[Tensor, Linear]
 
 
-def stabilizer(z: Tensor, epsilon: float, mode: str, batch: int | None = 0) -> Tensor:
-    """e_k = ε · scale · sign(z_k), sign(0) = +1; scale 1, or rms or std of z over one sample's layer output."""
+def stabilizer(z: Tensor, epsilon: float, mode: str, batch: Batch = 0, *, of: Tensor | None = None) -> Tensor:
+    """e_k = ε · scale · sign(z_k), sign(0) = +1; scale 1, or rms or std of z over one sample's layer output.
+
+    `of`: what to take the scale of instead of z, where z holds a constant that says nothing of scale.
+    """
     sign = torch.where(z < 0, -1.0, 1.0).to(z.dtype)
     if mode == "absolute":
         return epsilon * sign
-    dims = [d for d in range(z.dim()) if d != batch]
+    samples, dims = by_sample(z if of is None else of, batch)
     if mode == "std":
-        scale = z.std(dims, correction=0, keepdim=True) if dims else torch.zeros_like(z)
+        scale = samples.std(dims, correction=0, keepdim=True) if dims else torch.zeros_like(z)
     else:
-        scale = z.square().mean(dims, keepdim=True).sqrt() if dims else z.abs()
-    return epsilon * scale * sign
+        scale = samples.square().mean(dims, keepdim=True).sqrt() if dims else z.abs()
+    return (epsilon * scale * sign.reshape(samples.shape)).reshape(z.shape)
 
 
 def quotient(R: Tensor, d: Tensor) -> Tensor:
@@ -143,11 +147,13 @@ def terms(f: Call) -> tuple[Tensor, ...]:
 
 def _shares(R: Tensor, f: Call, epsilon: float, epsilon_mode: str) -> Tensor | tuple[Tensor, ...]:
     """R_i = t_i / (Σ t + e) · R for the summands t; a constant summand counts as bias."""
-    z = f.y
-    e = stabilizer(z, epsilon, epsilon_mode, f.batch) if epsilon else torch.zeros_like(z)
-    s, t = quotient(R, z + e), terms(f)
+    z, t = f.y, terms(f)
+    # a mask of −10⁹ or −∞ is no measure of the scores it is added to
+    live = t[0].expand(z.shape) if len(t) < 2 else None
+    e = stabilizer(z, epsilon, epsilon_mode, f.batch, of=live) if epsilon else torch.zeros_like(z)
+    s = quotient(R, z + e)
     if f.ledger:
-        constant = s * (z - sum(t)) if len(t) < 2 else None
+        constant = torch.where(z.isinf(), 0.0, s * (z - t[0])) if len(t) < 2 else None
         f.keep(epsilon=s * e, bias=constant, residual=torch.where(z + e == 0, R, 0.0))
     out = tuple((x * s).sum_to_size(x.shape) for x in t)
     return out if len(out) > 1 else out[0]

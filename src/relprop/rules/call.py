@@ -10,10 +10,16 @@ from torch import Tensor
 
 from ..errors import RuleError
 from ..ops import FUNCTIONS, Family, Op, lookup, name
+from ..samples import Batch
 from .windows import Windows
 
 Path = int | tuple[int, int]
 Transform = Callable[[Tensor], Tensor]
+
+# Relevance is carried in float32 where the model computes in these.
+HALF = (torch.float16, torch.bfloat16)
+# Families whose rules compare with the value itself, rather than with the sum of its terms.
+KEPT = (Family.ACTIVATION, Family.MAX_POOL, Family.SHAPE, Family.SCALE, Family.EMBEDDING)
 
 
 def pullback(function: Callable[..., Tensor], *at: Tensor, op: Any = None) -> Callable[[Tensor], tuple[Tensor, ...]]:
@@ -42,6 +48,21 @@ def _by_autograd(function: Callable[..., Tensor], at: tuple[Tensor, ...]) -> Cal
     return transposed
 
 
+def by_sample(t: Tensor, batch: Batch) -> tuple[Tensor, list[int]]:
+    """The tensor with a dimension that counts samples (and nothing in front of them), and all its other dimensions."""
+    if isinstance(batch, tuple):
+        dim, outer, inner = batch
+        t, batch = t.reshape(*t.shape[:dim], outer, -1, inner, *t.shape[dim + 1 :]), dim + 1
+    return t, [d for d in range(t.dim()) if d != batch]
+
+
+def _widened(x: Any) -> Any:
+    """An argument of a call, half precision as float32."""
+    if isinstance(x, (tuple, list)):
+        return [_widened(v) for v in x]
+    return x.float() if isinstance(x, Tensor) and x.dtype in HALF else x
+
+
 @final
 class Linear:
     """A linear map x -> W x and its transpose `T`: an op with one argument free, no bias, transformed weights."""
@@ -60,6 +81,8 @@ class Linear:
     def T(self, s: Tensor, like: Tensor) -> Tensor:
         """Wᵀ s, in the shape of `like`."""
         if self.row.adjoint is not None:
+            if any(x is like for i, x in enumerate(self.args) if i != self.index):
+                like = like.view_as(like)  # x · x: the adjoint tells the factors apart by which tensor they are
             try:
                 return self.row.adjoint(s, self._with(like), self.kwargs, like)
             except NotImplementedError:
@@ -73,7 +96,7 @@ class Call:
 
     `op` is an ATen op, or the name of one of the functions in `relprop.ops.FUNCTIONS`.
     `nonneg`: the live input is known to be >= 0. `rectified`: relevance arrives only where y > 0.
-    `batch`: the dimension that counts samples. `zero`: the value an activation takes at 0, unless it is 0.
+    `batch`: the dimension that counts samples (see `relprop.samples`). `zero`: the value an activation takes at 0, unless it is 0.
     With `ledger`, `keep` adds up what the rule did not pass on.
     """
 
@@ -88,8 +111,8 @@ class Call:
         family: str | None = None,
         nonneg: bool = False,
         rectified: bool = False,
-        batch: int | None = 0,
-        batches: tuple[int | None, ...] = (),
+        batch: Batch = 0,
+        batches: tuple[Batch, ...] = (),
         zero: Tensor | float | None = None,
         ledger: bool = False,
     ) -> None:
@@ -97,13 +120,21 @@ class Call:
         row = lookup(op)
         if row is None:
             raise RuleError(f"the op {name(op)} has no row in relprop.ops")
-        self.op, self.args, self.y, self.kwargs, self.live = op, tuple(args), y, kwargs or {}, live
+        self.op, self.args, self.kwargs, self.live = op, tuple(map(_widened, args)), kwargs or {}, live
+        self._y = y
         self.row, self.family = row, Family(family or row.family)
         self.nonneg, self.rectified, self.batch = nonneg, rectified, batch
         self.batches = batches or (batch,) * len(live)
         self.zero = zero
         self.ledger = ledger
         self.kept: dict[str, Tensor] = {}
+
+    @property
+    def y(self) -> Tensor:
+        """The op's value: of a call in half precision recomputed in float32, so that its terms sum to it."""
+        if self._y.dtype in HALF:
+            self._y = self._y.float() if self.family in KEPT else self.at(*self.operands)
+        return self._y
 
     # live operands
 
@@ -130,9 +161,12 @@ class Call:
 
     # the call as an affine map
 
-    def linear(self, transform: Transform | None = None) -> Linear:
-        """The map without its bias; `transform` is applied to the weights (fixed weights >= 0 are left as they are)."""
-        index = self.live[0]
+    def linear(self, transform: Transform | None = None, *, operand: int = 0) -> Linear:
+        """The map of one live input without its bias; `transform` is applied to the weights.
+
+        Fixed weights >= 0 are left as they are. Of a product of two live inputs, the other is held.
+        """
+        index = self.live[operand]
         if not isinstance(index, int):
             raise RuleError(f"{name(self.op)} is no affine map of one input")
         if self.family is Family.MAX_POOL:
@@ -198,13 +232,13 @@ class Call:
     # the ledger
 
     def sum(self, t: Tensor, operand: int | None = None) -> Tensor:
-        """Sum over all but the batch dimension (of the output, or of a live operand), in at least float32."""
-        batch = self.batch if operand is None else self.batches[operand]
-        t = t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
-        if batch is None:
-            return t.sum().reshape(1)
-        dims = [d for d in range(t.dim()) if d != batch]
-        return t.sum(dims) if dims else t
+        """Sum over all but the batch dimension (of the output, or of a live operand)."""
+        t, dims = by_sample(t, self.batch if operand is None else self.batches[operand])
+        return (t.sum(dims) if dims else t).reshape(-1)
+
+    def rows(self, t: Tensor, operand: int) -> Tensor:
+        """`sum` of an operand's tensor, in rows of the output."""
+        return in_rows(self.sum(t, operand), len(self.sum(self.y)))
 
     def keep(self, **amounts: Tensor | None) -> None:
         """Book relevance that does not reach the inputs, under `bias`, `epsilon` or `residual`; asked `if f.ledger`."""

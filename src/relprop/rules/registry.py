@@ -17,13 +17,17 @@ F = TypeVar("F", bound=RuleFunction)
 
 @dataclass(frozen=True)
 class Rule:
-    """What is declared of a rule beside its function."""
+    """What is declared of a rule beside its function.
+
+    `feeds`: the live arguments that get relevance, by position, or "signal" (of a product); None: all.
+    """
 
     name: str
     function: RuleFunction
     families: frozenset[Family]
     conserves: bool
     source: str
+    feeds: tuple[int, ...] | str | None = None
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -40,18 +44,20 @@ class Rule:
 _RULES: dict[str, Rule] = {}
 
 
-def rule(*families: Family, conserves: bool = True, source: str) -> Callable[[F], F]:
+def rule(
+    *families: Family, conserves: bool = True, source: str, feeds: tuple[int, ...] | str | None = None
+) -> Callable[[F], F]:
     """Declare a rule `(R, f, *, parameters) -> R_a` for ops of these families.
 
     `R` is the relevance of the call's output, `f` the `Call`; the result has the shape of its live input (a tuple
-    if there are several).
+    if there are several). `feeds` names the live arguments that get relevance where that is not all of them.
     """
 
     def declare(function: F) -> F:
         name = function.__name__
         if name in _RULES and _RULES[name].function.__module__ != function.__module__:
             raise CompositeError(f"there is a rule called {name!r} already; rename the new one")
-        _RULES[name] = Rule(name, function, frozenset(families), conserves, source)
+        _RULES[name] = Rule(name, function, frozenset(families), conserves, source, feeds)
         return function
 
     return declare

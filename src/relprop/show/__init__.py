@@ -4,6 +4,7 @@
 `figure`               several explanations of several photos side by side, each with its sums
 `plot`                 maps alone, each with its sums
 `save`, `save_figure`  to a file; `check_path` says before the work starts whether that will succeed
+`html`, `save_text`    words in the colours of their relevance, to HTML, text or a picture; `Passage`, `Piece`
 `png`                  an RGB array to the bytes of a PNG, for HTML and notebooks
 """
 
@@ -12,19 +13,10 @@ from __future__ import annotations
 from .comparison import Panel, Row, figure, plot
 from .files import check_path, png, save, save_figure
 from .heatmap import PALETTES, heatmap, overlay, pixels, scale
+from .text import TEXT_SUFFIXES, Passage, Piece, colours, html, limit_of, lines, save_text, text_figure
 
 __all__ = [
-    "PALETTES",
-    "Panel",
-    "Row",
-    "check_path",
-    "figure",
-    "heatmap",
-    "overlay",
-    "pixels",
-    "plot",
-    "png",
-    "save",
-    "save_figure",
-    "scale",
-]
+    "PALETTES", "TEXT_SUFFIXES", "Panel", "Passage", "Piece", "Row", "check_path", "colours", "figure", "heatmap",
+    "html", "limit_of", "lines", "overlay", "pixels", "plot", "png", "save", "save_figure", "save_text", "scale",
+    "text_figure",
+]  # fmt: skip

@@ -1,0 +1,91 @@
+"""One layer and one direction of a recurrent network, as a function with one tensor output.
+
+Time comes first: x is (T, B, I), a state (B, H), the result (T, B, H). Weights and the order of gates are PyTorch's: rows
+i, f, g, o of an LSTM, r, z, n of a GRU. `reverse` runs from the last step to the first. The kernel is torch's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+aten = torch.ops.aten
+
+
+def lstm_layer(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    w_hr: Tensor | None = None,
+    reverse: bool = False,
+    cells: bool = False,
+) -> Tensor:
+    """h_t = W_hr (o_t tanh(c_t)), c_t = f_t c_{t−1} + i_t g_t (Hochreiter and Schmidhuber 1997; Gers et al. 2000).
+
+    i, f, o = σ(W x_t + b + U h_{t−1}), g = tanh of the same with its own weights; W_hr (P, H) only with a projection.
+    With `cells` the last cell state follows as one more row, (T + 1, B, H); projected hidden states are padded with 0.
+    """
+    weights = [w for w in (w_ih, w_hh, b_ih, b_hh, w_hr) if w is not None]
+    h, _, c = _run(aten.lstm.input, x, [h0.unsqueeze(0), c0.unsqueeze(0)], weights, b_ih is not None, reverse)
+    if not cells:
+        return h
+    return torch.cat([F.pad(h, (0, c.shape[-1] - h.shape[-1])), c])
+
+
+def gru_layer(
+    x: Tensor,
+    h0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    reverse: bool = False,
+) -> Tensor:
+    """h_t = (1 − z_t) n_t + z_t h_{t−1}, n_t = tanh(W x_t + b + r_t (U h_{t−1} + b')) (Cho et al. 2014, as in PyTorch)."""
+    return _one_state(aten.gru.input, x, h0, w_ih, w_hh, b_ih, b_hh, reverse)
+
+
+def rnn_tanh_layer(
+    x: Tensor,
+    h0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    reverse: bool = False,
+) -> Tensor:
+    """h_t = tanh(W x_t + b + U h_{t−1} + b') (Elman 1990)."""
+    return _one_state(aten.rnn_tanh.input, x, h0, w_ih, w_hh, b_ih, b_hh, reverse)
+
+
+def rnn_relu_layer(
+    x: Tensor,
+    h0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    reverse: bool = False,
+) -> Tensor:
+    """h_t = max(0, W x_t + b + U h_{t−1} + b')."""
+    return _one_state(aten.rnn_relu.input, x, h0, w_ih, w_hh, b_ih, b_hh, reverse)
+
+
+def _one_state(
+    op: Any, x: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None, reverse: bool
+) -> Tensor:
+    weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
+    return _run(op, x, h0.unsqueeze(0), weights, b_ih is not None, reverse)[0]
+
+
+def _run(op: Any, x: Tensor, state: Any, weights: list[Tensor], biases: bool, reverse: bool) -> tuple[Tensor, ...]:
+    """torch's kernel: one layer, one direction, no dropout, time first."""
+    h, *last = op(x.flip(0) if reverse else x, state, weights, biases, 1, 0.0, False, False, False)
+    return (h.flip(0) if reverse else h, *last)

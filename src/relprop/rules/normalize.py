@@ -1,0 +1,77 @@
+"""Normalizations y = w (a − mean(a)) / σ(a) + b, with the statistic held at its value for this input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import RuleError
+from ..ops import Family, name
+from .affine import quotient, stabilizer
+from .call import Call, pullback
+from .registry import rule
+
+
+@rule(Family.NORMALIZE, source="Ali et al. 2022 (the statistic held constant)")
+def held(R: Tensor, f: Call, *, epsilon: float = 1e-6, epsilon_mode: str = "rms") -> Tensor:
+    """R_i = Σ_k a_i ∂z_k/∂a_i / (z_k + ε sign(z_k)) · R_k, z = w r (a − mean(a)) + b with r = 1/σ(a) held constant"""
+    z = f.y
+    e = stabilizer(z, epsilon, epsilon_mode, f.batch) if epsilon else torch.zeros_like(z)
+    s = quotient(R, z + e)
+    linear, b = _held_statistic(f)
+    if f.ledger:
+        f.keep(epsilon=s * e, bias=None if b is None else s * b, residual=torch.where(z + e == 0, R, 0.0))
+    return f.a * pullback(linear, f.a)(s)[0]
+
+
+@dataclass(frozen=True)
+class _Form:
+    """Where an op keeps its arguments, and what it normalizes over; `groups`: parts of the channels, None: none."""
+
+    dims: tuple[int, ...]
+    groups: int | None
+    weight: int
+    bias: int | None
+    epsilon: int
+    centred: bool = True
+
+
+def _form(f: Call) -> _Form:
+    op, args = name(f.op), f.args
+    if op == "layer_norm":
+        return _Form(tuple(range(-len(args[1]), 0)), None, 2, 3, 4)
+    if op == "rms_norm":
+        return _Form(tuple(range(-len(args[1]), 0)), None, 2, None, 3, centred=False)
+    if op == "group_norm":
+        return _Form((2,), args[1], 2, 3, 4)
+    if args[5]:
+        return _Form((2,), f.a.shape[1], 1, 2, 7)
+    raise RuleError("instance_norm with running statistics is affine; replace it by the BatchNorm it is")
+
+
+def _held_statistic(f: Call) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
+    """The normalization with 1/σ of this input held: the linear map x -> w r (x − mean(x)), and the bias."""
+    form, a = _form(f), f.a
+
+    def parameter(i: int | None) -> Tensor | None:
+        p: Tensor | None = f.args[i] if i is not None and len(f.args) > i else None
+        return p if p is None or form.groups is None else p.view((1, -1) + (1,) * (a.dim() - 2))
+
+    def centred(x: Tensor) -> Tensor:
+        return x - x.mean(form.dims, keepdim=True) if form.centred else x
+
+    inner = a.shape if form.groups is None else (a.shape[0], form.groups, -1)
+    variance = centred(a.reshape(inner)).square().mean(form.dims, keepdim=True)
+    eps = f.args[form.epsilon] if len(f.args) > form.epsilon else None
+    default = 1e-5 if form.centred else torch.finfo(a.dtype).eps
+    r = torch.rsqrt(variance + (default if eps is None else eps))
+    w = parameter(form.weight)
+
+    def linear(x: Tensor) -> Tensor:
+        y = (centred(x.reshape(inner)) * r).reshape(a.shape)
+        return y if w is None else y * w
+
+    return linear, parameter(form.bias)
