@@ -233,12 +233,13 @@ def test_constant_parameters_are_awakened() -> None:
         for p in (model[1].weight, model[3].weight, model[3].bias):
             p.zero_()
     subject.awaken(model)
-    assert torch.equal(model[0].weight, first)
-    assert bool((model[2].weight == 1).all())  # a constant that hides nothing
-    assert 0.5 <= float(model[1].weight.min()) < float(model[1].weight.max()) <= 1.0
-    assert float(model[3].weight.std()) == pytest.approx(60**-0.5, rel=0.05)
-    assert float(model[3].bias.std()) == pytest.approx(0.02, rel=0.3)
-    assert float(model.gamma.std()) == pytest.approx(0.1, rel=0.2)
+    now = {name: p.detach() for name, p in model.named_parameters()}
+    assert torch.equal(now["0.weight"], first)
+    assert bool((now["2.weight"] == 1).all())  # a constant that hides nothing
+    assert 0.5 <= float(now["1.weight"].min()) < float(now["1.weight"].max()) <= 1.0
+    assert float(now["3.weight"].std()) == pytest.approx(60**-0.5, rel=0.05)
+    assert float(now["3.bias"].std()) == pytest.approx(0.02, rel=0.3)
+    assert float(now["gamma"].std()) == pytest.approx(0.1, rel=0.2)
 
 
 def test_batch_norm_takes_the_statistics_of_the_inputs() -> None:
@@ -270,6 +271,9 @@ def test_inputs_that_samples_share_are_kept_whole() -> None:
     made = subject.subject(Compare(), {"images": images, "words": words})
     assert isinstance(made.inputs, dict)
     assert {name: len(t) for name, t in made.inputs.items()} == {"images": 2, "words": 3}
+    one = made.single()
+    assert isinstance(one.inputs, dict)
+    assert {name: len(t) for name, t in one.inputs.items()} == {"images": 1, "words": 3}
     wide = made.double()
     assert isinstance(wide.inputs, dict)
     assert wide.inputs["words"].dtype == torch.float64

@@ -105,8 +105,36 @@ def test_a_batch_in_second_place_or_merged_keeps_its_accounts() -> None:
         together = relprop.explain(model, x, 0, "epsilon", epsilon=0.5).relevance  # ε by the rms of each sample alone
         alone = [relprop.explain(model, row[None], 0, "epsilon", epsilon=0.5).relevance for row in x]
         torch.testing.assert_close(together, torch.cat(alone), rtol=1e-12, atol=1e-12)
-    with pytest.raises((RuleError, CaptureError)):
+    with pytest.raises(CaptureError, match="influence each other"):
         relprop.explain(net(torn, **layers), x[:2], 0)
+
+
+class ByBatch(nn.Module):
+    """Takes another way for three samples than for other numbers of them, so that no graph is for any batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.v = nn.Linear(5, 6), nn.Linear(6, 2), nn.Linear(4, 6)
+        self.double()
+
+    def forward(self, x: Tensor, v: Tensor) -> Tensor:
+        y = self.a(x) if int(x.shape[0]) == 3 else self.a(x) * 1.0
+        return self.b(F.relu(y) + self.v(v)).mean(1)
+
+
+def test_code_that_fixes_the_batch_is_explained_sample_by_sample() -> None:
+    x, v = torch.randn(4, 7, 5, dtype=torch.float64), torch.randn(1, 4, dtype=torch.float64)
+    explainer = relprop.Explainer(ByBatch(), (x[:3], v), "lrp_zero")
+    for inputs in (x[:3], x):  # v is shared by all samples, and gets the sum of their relevance
+        e = explainer((inputs, v), [0, 1], ledger=True, record="a")
+        assert all(ledger.closes() for ledger in e.ledger)
+        for k in range(2):
+            y, w = (t.clone().requires_grad_() for t in (inputs, v))
+            gradients = torch.autograd.grad(ByBatch()(y, w)[:, k].sum(), (y, w))
+            for R, a, g in zip(e.relevance, (inputs, v), gradients, strict=True):
+                torch.testing.assert_close(R[k], a * g, rtol=1e-9, atol=1e-12)
+        assert e.recorded["a"].shape == (2, len(inputs), 7, 6)
 
 
 def test_rsub_with_a_factor() -> None:

@@ -78,7 +78,7 @@ def rotated(x: Tensor, theta: float) -> Tensor:
     rates = 1.0 / theta ** (torch.arange(half, dtype=torch.float64) / half)
     angles = torch.outer(torch.arange(x.shape[-2], dtype=torch.float64), rates).repeat(1, 2)
     turned = torch.cat((-x[..., half:], x[..., :half]), -1)
-    return x * angles.cos() + turned * angles.sin()
+    return x * angles.cos().to(x.dtype) + turned * angles.sin().to(x.dtype)
 
 
 def repeat_kv(x: Tensor, n: int) -> Tensor:

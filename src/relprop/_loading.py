@@ -216,6 +216,10 @@ def load_reader(spec: str, dtype: str = "float32") -> Reader:
     task = next((auto for end, auto in TASKS.items() if names[0].endswith(end)), None)
     if task is None:
         raise InputError(f"--model {spec}: its architecture is {names[0]}; explained are models {', '.join(TASKS)}")
+    if folder.is_dir() and not any(f.name.startswith(("tokenizer", "vocab")) for f in folder.iterdir()):
+        raise InputError(
+            f"--model {spec}: the folder holds no tokenizer; write one there with tokenizer.save_pretrained(folder)"
+        )
     tokenizer = pretrained(spec, transformers.AutoTokenizer, where, "tokenizer")
     model = pretrained(spec, getattr(transformers, task), where, "model", dtype=getattr(torch, dtype))
     return Reader(path, model.eval(), tokenizer)

@@ -68,7 +68,8 @@ class Explainer:
                 if not state.captured.dynamic or state.fits(self.model, tensors, batch or 0):
                     return state, tensors
             state = Prepared(self.model, inputs, self.composite, dynamic=None not in self._states)
-            self._states[None if state.captured.dynamic else state.captured.batch] = state
+            any_size = (state.captured.dynamic or state.captured.single) and None not in self._states
+            self._states[None if any_size else state.captured.batch] = state
             return state, state.check(inputs)
 
     @property

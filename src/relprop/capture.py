@@ -33,6 +33,10 @@ from .values import difference, same
 _GLOBALS = threading.RLock()  # torch.export patches nn.Module; generators are saved and restored: one thread at a time
 
 
+# What a graph is for: any batch size, one sample at a time, or the batch size of capture.
+_ANY, _SINGLE, _FIXED = "any", "single", "fixed"
+
+
 class _Flat(nn.Module):
     """The model as a function of its tensors alone, to the one tensor that is explained."""
 
@@ -74,7 +78,8 @@ def undisturbed(device: torch.device) -> Iterator[None]:
 def capture(model: nn.Module, inputs: Inputs, *, dynamic: bool = True) -> Captured:
     """Export `model` as called with `inputs` to a functional graph of ATen ops, the batch dimension left open.
 
-    Where the model's code fixes the batch size, or with `dynamic` off, the graph is for this size alone.
+    Where the model's code allows that for no size but its own, or with `dynamic` off, the graph is for one sample, and
+    run sample by sample; where that gives another output (samples that share something), it is for this size alone.
     """
     spec = InputSpec.of(inputs)
     tensors = [t.detach() for t in spec.flatten(inputs)]
@@ -83,14 +88,19 @@ def capture(model: nn.Module, inputs: Inputs, *, dynamic: bool = True) -> Captur
     check_weights(model)
     with undisturbed(tensors[0].device):
         batch = _batch(model, tensors, spec)
-        for wide in (True, False) if dynamic else (False,):
+        moving = tuple(t.shape[0] == batch for t in tensors)
+        ways = (_ANY, _SINGLE, _FIXED) if batch > 1 else (_ANY, _FIXED)
+        for way in ways if dynamic else ways[1:]:
             flat = _Flat(clone(model), spec)
-            module = _export(flat, model, spec, tensors, batch if wide else None)
+            module = _export(flat, model, spec, tensors, moving, way)
             if module is None:
                 continue
             found = [n for n in module.graph.nodes if n.op == "placeholder"]
             _forget_mutations(module, found)
-            captured = Captured(module, found, _explained(found, tensors, spec), spec, wide, batch, flat.choice.note())
+            captured = Captured(
+                module, found, _explained(found, tensors, spec), spec, way == _ANY, batch, moving, way == _SINGLE,
+                flat.choice.note(),
+            )  # fmt: skip
             if runs_as(captured, model, tensors):
                 _name(found, spec)
                 return captured
@@ -114,21 +124,32 @@ def runs_as(captured: Captured, model: nn.Module, tensors: list[Tensor]) -> bool
             raise NonFiniteError(f"the model's output is not finite; it first goes wrong at {blamed}")
         if not same(got, expected):
             return False
-        if captured.dynamic and len(got) > 1 and _mixes(captured, tensors, got):
+        if len(got) > 1 and _mixes(captured, tensors, got):
             raise CaptureError(
                 f"the samples of a batch influence each other in {type(model).__name__}, first at "
-                f"{_first_mixing(captured, tensors, len(got))}: the first sample gives another output alone than among "
+                f"{_first_mixing(captured, tensors)}: the first sample gives another output alone than among "
                 "others, and has no explanation of its own; change that, or explain batches of one sample"
             )
         return True
 
 
 def _mixes(captured: Captured, tensors: list[Tensor], got: Tensor) -> bool:
-    """Whether the first sample alone gives another output than in the batch, by more than rounding."""
-    alone = run(captured, [t[:1].clone() if t.shape[0] == len(got) else t.clone() for t in tensors])
+    """Whether the first sample gives another output alone, or among copies of itself, than in the batch."""
+    if captured.single:
+        return False  # compared with the model's own batch
+    alone = run(captured, _first_alone(captured, tensors))[:1]
     if alone.shape != got[:1].shape or same(alone, got[:1]):  # squeeze() shapes a batch of one in its own way
         return False
     return difference(alone, got[:1]) > 10 * noise_of(captured, tensors, got)
+
+
+def _first_alone(captured: Captured, tensors: list[Tensor]) -> list[Tensor]:
+    """The first sample alone, or, where the graph is for one batch size, the first sample for all."""
+    pairs = zip(tensors, captured.moving, strict=True)
+    first = [t[:1].clone() if moves else t.clone() for t, moves in pairs]
+    if captured.dynamic:
+        return first
+    return [f.expand(t.shape).clone() if m else f for f, t, m in zip(first, tensors, captured.moving, strict=True)]
 
 
 class _Values(fx.Interpreter):
@@ -144,13 +165,13 @@ class _Values(fx.Interpreter):
         return self.kept[n]
 
 
-def _first_mixing(captured: Captured, tensors: list[Tensor], samples: int) -> str:
+def _first_mixing(captured: Captured, tensors: list[Tensor]) -> str:
     """The op whose value for the first sample first depends on the others, and what is known of it."""
     many = _Values(captured.module).values(*[t.clone() for t in tensors])
-    one = _Values(captured.module).values(*[t[:1].clone() if len(t) == samples else t.clone() for t in tensors])
+    one = _Values(captured.module).values(*_first_alone(captured, tensors))
     for node, value in many.items():
-        rows = isinstance(value, Tensor) and value.is_floating_point() and value.dim() and len(value) == samples
-        if rows and one[node].shape == value[:1].shape and not same(one[node], value[:1]):
+        rows = isinstance(value, Tensor) and value.is_floating_point() and value.dim() and len(value) == captured.batch
+        if rows and one[node][:1].shape == value[:1].shape and not same(one[node][:1], value[:1]):
             source = node.args[0] if op_name(node.target) == "getitem" and isinstance(node.args[0], fx.Node) else node
             reason = REASONS.get(op_name(source.target))
             return where(source) + (f" ({reason})" if reason else "")
@@ -191,24 +212,30 @@ def _batch(model: nn.Module, tensors: list[Tensor], spec: InputSpec) -> int:
 
 
 def _export(
-    flat: _Flat, model: nn.Module, spec: InputSpec, tensors: list[Tensor], batch: int | None
+    flat: _Flat, model: nn.Module, spec: InputSpec, tensors: list[Tensor], moving: tuple[bool, ...], way: str
 ) -> fx.GraphModule | None:
-    """The graph, its batch dimension open if `batch` is given and the model's code allows it (else None)."""
-    if batch is None:
-        try:
-            return _graph(flat, tuple(tensors), None)
-        except Exception as e:
-            run_once(model, tensors, spec, mutates=True)  # if the model itself refuses, say that
-            raise CaptureError(_refusal(e)) from e
-    moving = [t.shape[0] == batch for t in tensors]
+    """The graph for batches as `way` says; None where the model's code does not allow that."""
+    try:
+        if way == _ANY:
+            return _any_batch(flat, model, tensors, moving)
+        one = [t[:1] if m and way == _SINGLE else t for t, m in zip(tensors, moving, strict=True)]
+        return _graph(flat, tuple(one), None)
+    except Exception as e:  # any refusal: perhaps the code fixes the batch size
+        if way != _FIXED:
+            return None
+        run_once(model, tensors, spec, mutates=True)  # if the model itself refuses, say that
+        raise CaptureError(_refusal(e)) from e
+
+
+def _any_batch(
+    flat: _Flat, model: nn.Module, tensors: list[Tensor], moving: tuple[bool, ...]
+) -> fx.GraphModule | None:
+    """The graph with its batch dimension open."""
     # a number of samples that is no other size in the model: an equal one could be taken for the batch
     sizes = {n for t in (*model.parameters(), *model.buffers(), *tensors) for n in t.shape}
     count = next(n for n in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43) if n not in sizes or n == 43)
     pairs = [t[:1].expand(count, *t.shape[1:]).clone() if m else t for t, m in zip(tensors, moving, strict=True)]
-    try:
-        module = _graph(flat, tuple(pairs), (tuple({0: Dim.AUTO} if m else None for m in moving),))
-    except Exception:  # any refusal: perhaps the code fixes the batch size
-        return None
+    module = _graph(flat, tuple(pairs), (tuple({0: Dim.AUTO} if m else None for m in moving),))
     found = [n for n in module.graph.nodes if n.op == "placeholder"]
     return module if any(symbolic(n.meta["val"].shape[0]) for n in found) else None
 

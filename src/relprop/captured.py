@@ -21,7 +21,8 @@ class Captured:
     """The functional graph of a model, and what is needed to call it.
 
     `inputs`: placeholders in order. `explained`: those that get relevance. `dynamic`: whether any batch size fits;
-    otherwise only `batch`. `notes`: what capture and canonization did, for the rule table.
+    otherwise only `batch`, or with `single` one sample at a time. `moving`: for each input, whether its first dimension
+    counts samples. `notes`: what capture and canonization did, for the rule table.
     """
 
     module: fx.GraphModule
@@ -30,7 +31,19 @@ class Captured:
     spec: InputSpec
     dynamic: bool
     batch: int
+    moving: tuple[bool, ...]
+    single: bool = False
     notes: list[str] = field(default_factory=list)
+
+    def portions(self, tensors: list[Tensor]) -> list[list[Tensor]]:
+        """The inputs as the graph takes them: all at once, or a sample at a time."""
+        if not self.single:
+            return [tensors]
+        samples = next(len(t) for t, moves in zip(tensors, self.moving, strict=True) if moves)
+        return [
+            [t[i : i + 1] if moves else t for t, moves in zip(tensors, self.moving, strict=True)]
+            for i in range(samples)
+        ]
 
     @property
     def mutates(self) -> bool:
@@ -111,9 +124,9 @@ def _as_call(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def run(captured: Captured, tensors: list[Tensor]) -> Tensor:
     """The graph's output."""
-    out = captured.module(*tensors)
-    result: Tensor = out[0] if isinstance(out, (tuple, list)) else out
-    return result
+    outs = [captured.module(*portion) for portion in captured.portions(tensors)]
+    found = [out[0] if isinstance(out, (tuple, list)) else out for out in outs]
+    return torch.cat(found) if captured.single else found[0]
 
 
 def noise_of(captured: Captured, tensors: list[Tensor], output: Tensor) -> float:

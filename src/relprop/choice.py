@@ -88,6 +88,8 @@ def without_cache(model: nn.Module) -> nn.Module:
             for setting, on in (("use_cache", False), ("return_dict", True)):
                 if isinstance(getattr(config, setting, None), bool):
                     setattr(config, setting, on)
+            if isinstance(getattr(config, "_experts_implementation", None), str):
+                config._experts_implementation = "batched_mm"  # tokens sorted by expert would mix the samples
     return model
 
 

@@ -58,10 +58,24 @@ def read(tokenizer: Any, text: str) -> list[Piece]:
         places = list(_by_offsets(text, tokens, special, encoded["offset_mapping"], encoded.word_ids()))
     else:
         places = list(_by_marks(text, tokens, special))
-    return [
+    pieces = [
         Piece(token, int(i), *place, kind=int(k), special=s)
         for token, i, place, k, s in zip(tokens, ids, places, kinds, special, strict=True)
     ]
+    behind, ahead = _nearest(pieces), _nearest(pieces[::-1])[::-1]
+    # a token that is nothing but blanks belongs to the word behind it, at the end to the one in front
+    own = [p.word for p in pieces]
+    nearest = (next(w for w in ws if w >= 0) for ws in zip(ahead, behind, own, strict=True))
+    return [replace(p, word=word) for p, word in zip(pieces, nearest, strict=True)]
+
+
+def _nearest(pieces: Sequence[Piece]) -> list[int]:
+    """For each token the word of the last one so far that has letters, -1 if a special token came between."""
+    found, word = [], -1
+    for p in pieces:
+        word = -1 if p.special else p.word if p.text else word
+        found.append(word)
+    return found
 
 
 Place = tuple[str, str, int]
@@ -97,13 +111,17 @@ def _by_marks(text: str, tokens: Sequence[str], special: Sequence[bool]) -> Iter
     """
     marked = any(t.startswith(SPACE) for t in tokens)
     letters = all(len(t) == 1 for t, extra in zip(tokens, special, strict=True) if not extra)
-    end, count, after_special = 0, -1, True
+    end, count, after_special, after_space = 0, -1, True, False
     for token, extra in zip(tokens, special, strict=True):
         if extra:
             count, after_special = count + 1, True
             yield token, " " if count else "", count
             continue
         plain = token.lstrip("".join(SPACE)).removeprefix(INSIDE)
+        if plain.isspace():
+            end, after_space = end + len(plain) * text.startswith(plain, end), True
+            yield "", plain, count + 1
+            continue
         gap = _gap(text, plain, end)
         if gap is None:  # changed by the tokenizer
             inside = not token.startswith(SPACE) if marked else letters or token.startswith(INSIDE)
@@ -112,9 +130,9 @@ def _by_marks(text: str, tokens: Sequence[str], special: Sequence[bool]) -> Iter
             before, end = gap, end + len(gap) + len(plain)
             inside = not token.startswith(SPACE) if marked else not gap if letters else token.startswith(INSIDE)
             plain = text[end - len(plain) : end]
-        count += after_special or not inside
+        count += after_special or after_space or not inside
         yield plain, before or " " * (after_special and count > 0), count
-        after_special = False
+        after_special = after_space = False
 
 
 def _gap(text: str, plain: str, end: int) -> str | None:
@@ -129,6 +147,8 @@ def words_of(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
     words = []
     for _, group in groupby(pieces, key=lambda p: p.word):
         parts = list(group)
-        text = parts[0].text + "".join(p.before + p.text for p in parts[1:])
-        words.append(replace(parts[0], text=text, relevance=sum(p.relevance for p in parts)))
+        before, text = "", ""
+        for p in parts:
+            before, text = (before, text + p.before + p.text) if text else (before + p.before, p.text)
+        words.append(replace(parts[0], before=before, text=text, relevance=sum(p.relevance for p in parts)))
     return tuple(words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, final
 
@@ -42,7 +43,7 @@ class Prepared:
         self.device = tensors[0].device
         with undisturbed(self.device):
             self.explained = canonize(self.captured, self._few(tensors))
-        samples = None if self.captured.dynamic else self.captured.batch
+        samples = None if self.captured.dynamic else 1 if self.captured.single else self.captured.batch
         self.reading = Reading(self.captured.module.graph, self.captured.explained, self.explained, samples)
         self.assignment: Assignment = composites.assign(composite, self.reading)
         if strict:
@@ -58,7 +59,7 @@ class Prepared:
 
     def _few(self, tensors: list[Tensor]) -> list[Tensor]:
         """Two samples are enough to check a rewriting by, where the graph takes any number."""
-        if not self.captured.dynamic:
+        if not (self.captured.dynamic or self.captured.single):
             return tensors
         return [t[:2] if t.shape[0] == self.captured.batch else t for t in tensors]
 
@@ -121,8 +122,10 @@ class Prepared:
     def _recorded(self, name: str) -> fx.Node:
         """The node of this name, or the value that leaves the module of this path, however deep it was computed."""
         by_name = [n for n in self.captured.module.graph.nodes if n.name == name and n in self.reading.reached]
-        within = {n for n in self.assignment.assigned if any(f"{p}.".startswith(f"{name}.") for p in module_paths(n))}
-        leaving = [n for n in self.assignment.assigned if n in within and not within.issuperset(n.users)]
+        passed = self.assignment.assigned
+        within = {n: None for n in passed if any(f"{p}.".startswith(f"{name}.") for p in module_paths(n))}
+        outside = {n for n in passed if n not in within}
+        leaving = [n for n in within if n is self.explained or any(u in outside for u in n.users)]
         if len(leaving) > 1 and not by_name:
             raise InputError(
                 f"record={name!r}: {len(leaving)} values leave this module (it may be called several times); name one "
@@ -141,12 +144,22 @@ class Prepared:
              "why": "final: explained at its logits"}
             for n in self.captured.module.graph.nodes if n.meta.get("relprop_final")
         ]  # fmt: skip
-        return RuleTable(rows, self.captured.notes)
+        return RuleTable(rows, [*self.captured.notes, self._conservation()])
+
+    def _conservation(self) -> str:
+        """What to say of the rules that keep relevance to themselves."""
+        keeping = sorted({a.rule.name for a in self.assignment if not a.rule.conserves})
+        if not keeping:
+            return "every rule conserves relevance: inputs, biases and ε sum to the score"
+        return f"{', '.join(keeping)} do not conserve relevance; the ledger's residual says how much they keep"
 
     def run(self, program: Program, tensors: list[Tensor], target: Target, ledger: bool) -> Explanation:
-        output, explained, saved = program.forward(*tensors)
+        portions = self.captured.portions(tensors)
+        outputs, logits, saved = zip(*(program.forward(*portion) for portion in portions), strict=True)
+        output, explained = (torch.cat(v) if self.captured.single else v[0] for v in (outputs, logits))
         if not bool(torch.isfinite(explained).all()):
-            where_ = first_non_finite(self.captured.module, tensors)
+            bad = next(p for p, v in zip(portions, logits, strict=True) if not torch.isfinite(v).all())
+            where_ = first_non_finite(self.captured.module, bad)
             raise NonFiniteError(f"the model's output is not finite for these inputs; it first goes wrong at {where_}")
         several = isinstance(target, list)
         starts = [initial(explained, t) for t in (target if isinstance(target, list) else [target])]
@@ -172,11 +185,25 @@ class Prepared:
         tree: Tree = self.captured.spec.restore(values)
         return tree
 
-    def _back(self, program: Program, R: Tensor, score: Tensor, saved: Any, ledger: bool) -> tuple[Any, Any, Any]:
-        relevance, recorded, rows = program.backward(R, *saved)
-        for r in relevance:
-            if not bool(torch.isfinite(r).all()):
-                raise NonFiniteError(self._blame(program, R, saved))
+    def _backward(self, program: Program, R: Tensor, saved: Sequence[Any]) -> tuple[Any, Any, Any]:
+        """Relevance of the inputs, of recorded values, and ledger rows, of all samples."""
+        single = self.captured.single
+        starts = R.split(1) if single else [R]
+        parts = [program.backward(start, *kept) for start, kept in zip(starts, saved, strict=True)]
+        for part, start, kept in zip(parts, starts, saved, strict=True):
+            if not all(bool(torch.isfinite(r).all()) for r in part[0]):
+                raise NonFiniteError(self._blame(program, start, kept))
+        if not single:
+            return parts[0]
+        relevance, recorded, rows = (list(zip(*part, strict=True)) for part in zip(*parts, strict=True))
+        moving = [m for m, n in zip(self.captured.moving, self.captured.inputs, strict=True) if n in self.captured.explained]
+        whole = [torch.cat(r) if m else torch.stack(r).sum(0) for r, m in zip(relevance, moving, strict=True)]
+        return whole, [torch.cat(r) for r in recorded], [torch.cat(r, 1) for r in rows]
+
+    def _back(
+        self, program: Program, R: Tensor, score: Tensor, saved: Sequence[Any], ledger: bool
+    ) -> tuple[Any, Any, Any]:
+        relevance, recorded, rows = self._backward(program, R, saved)
         if not ledger:
             return relevance, recorded, None
         entries = []

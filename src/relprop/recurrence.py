@@ -1,18 +1,32 @@
 """One layer and one direction of a recurrent network, as a function with one tensor output.
 
-Time comes first: x is (T, B, I), a state (B, H), the result (T, B, H). Weights and the order of gates are PyTorch's: rows
-i, f, g, o of an LSTM, r, z, n of a GRU. `reverse` runs from the last step to the first. The kernel is torch's own.
+Time comes first: x is (T, B, I), a state (B, H), the result (T, B, H). Weights and the order of gates are PyTorch's:
+rows i, f, g, o of an LSTM, r, z, n of a GRU. `reverse` runs from the last step to the first. The kernel is torch's own.
 """
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 aten = torch.ops.aten
+
+PACKED = (
+    "a packed sequence has as many rows as all samples have steps together, which a graph for any samples cannot know. "
+    "Run the network on the padded tensor, without pack_padded_sequence and pad_packed_sequence, and pick each sample's "
+    "last step: `output[torch.arange(len(x)), lengths - 1]`; with bidirectional=True, explain samples of one length"
+)
+
+
+def holds_packed(error: BaseException) -> bool:
+    """Whether a packed sequence was in use where an error was raised."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(isinstance(v, PackedSequence) for frame, _ in frames for v in frame.f_locals.values())
 
 
 def lstm_layer(
@@ -48,7 +62,7 @@ def gru_layer(
     b_hh: Tensor | None = None,
     reverse: bool = False,
 ) -> Tensor:
-    """h_t = (1 − z_t) n_t + z_t h_{t−1}, n_t = tanh(W x_t + b + r_t (U h_{t−1} + b')) (Cho et al. 2014, as in PyTorch)."""
+    """h_t = (1 − z_t) n_t + z_t h_{t−1}, n_t = tanh(W x_t + b + r_t (U h_{t−1} + b')) (Cho et al. 2014)."""
     return _one_state(aten.gru.input, x, h0, w_ih, w_hh, b_ih, b_hh, reverse)
 
 

@@ -12,8 +12,8 @@ from .. import recurrence
 from ..captured import Captured
 from ..errors import CaptureError
 from ..graph import value, where
-from ..samples import symbolic
 from ..ops import name as op_name
+from ..samples import symbolic
 from .edit import before, calls
 
 aten = torch.ops.aten
@@ -24,11 +24,6 @@ LAYERS = {
     "rnn_tanh": recurrence.rnn_tanh_layer,
     "rnn_relu": recurrence.rnn_relu_layer,
 }
-PACKED = (
-    "a packed sequence has as many rows as the samples have steps, which no graph for another batch can fix. Run the "
-    "network on the padded tensor, without pack_padded_sequence and pad_packed_sequence, and pick each sample's last "
-    "step: `output[torch.arange(len(x)), lengths - 1]`; for bidirectional=True, explain samples of one length at a time"
-)
 
 
 def open_layers(captured: Captured) -> list[str]:
@@ -51,10 +46,11 @@ def open_layers(captured: Captured) -> list[str]:
 def _check(captured: Captured, node: fx.Node) -> None:
     """Refuse packed sequences, and a batch that stands where time should."""
     if str(node.target).endswith(".data"):
-        raise CaptureError(f"{where(node)}: {PACKED}")
+        raise CaptureError(f"{where(node)}: {recurrence.PACKED}")
     x, batch_first = value(node.args[0]), bool(node.args[8])  # type: ignore[arg-type]
     steps, samples = (x.shape[1], x.shape[0]) if batch_first else x.shape[:2]
-    if symbolic(steps) or (not symbolic(samples) and steps == captured.batch and samples % captured.batch):
+    batch = 1 if captured.single else captured.batch
+    if symbolic(steps) or (not symbolic(samples) and steps == batch and samples % batch):
         raise CaptureError(
             f"{where(node)} reads the samples of the batch as steps in time, one after the other: the first dimension "
             "of every input is the batch. Give the network batch_first=True, or write x.transpose(0, 1) in front of it"

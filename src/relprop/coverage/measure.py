@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from .. import composites
 from ..composites.composite import missing_message
-from ..errors import CaptureError, NonFiniteError, RelpropError
+from ..errors import RelpropError
 from ..guards import check_model
 from ..ops import name as op_name
 from ..prepared import Prepared
@@ -20,6 +20,7 @@ from ..program import emit
 from .subject import Subject, peak
 
 RTOL = 1e-3  # of the ledger, relative to the largest amount of relevance that passed any op
+ROUNDING = ("the ledger is", "another output", "NaN", "not finite")  # reasons that rounding may be behind
 
 
 @dataclass
@@ -64,25 +65,31 @@ class Row:
 
 
 def measure(row: Row, subject: Subject) -> None:
-    """Fill the row; a model that amplifies rounding errors is tried a second time in float64."""
+    """Fill the row.
+
+    A model whose samples cannot be told apart is tried with one sample, one that amplifies rounding errors in float64.
+    """
     row.parameters = sum(p.numel() for p in subject.model.parameters())
-    row.shapes = " + ".join("×".join(map(str, t.shape)) for t in _tensors(subject.inputs))
     row.dtype = "float32"
-    if _attempt(row, subject):
+    _attempt(row, subject)
+    if "samples cannot be told apart" in row.reason:
+        subject = subject.single()
+        _attempt(row, subject)
+    if any(said in row.reason for said in ROUNDING):
         row.dtype = "float64"
         _attempt(row, subject.double())
 
 
-def _attempt(row: Row, subject: Subject) -> bool:
-    """Whether what went wrong may be the rounding."""
+def _attempt(row: Row, subject: Subject) -> None:
     row.reason, row.missing, row.tried = "", {}, {}
+    row.shapes = " + ".join("×".join(map(str, t.shape)) for t in _tensors(subject.inputs))
     start = time.perf_counter()
     try:
         check_model(subject.model)
         state = Prepared(subject.model, subject.inputs, composites.get(row.recipes[0]), strict=False)
     except RelpropError as error:
         row.reason = str(error)
-        return isinstance(error, CaptureError | NonFiniteError) and "another output" in row.reason
+        return
     row.seconds = time.perf_counter() - start
     row.ops = sum(n.op == "call_function" and n in state.reading.reached for n in state.reading.graph.nodes)
     for node in state.assignment.missing:
@@ -91,10 +98,9 @@ def _attempt(row: Row, subject: Subject) -> bool:
         row.missing.setdefault(op_name(node.target), missing_message(node, state.reading))
     row.reason = "; ".join([*(f"no rule for {op}" for op in row.missing), *state.interleaved()])
     if row.reason:
-        return False
+        return
     row.tried = {recipe: _explained(state, subject, recipe) for recipe in row.recipes}
     row.reason = "; ".join(f"{recipe}: {t.reason}" for recipe, t in row.tried.items() if t.reason)
-    return bool(row.reason)
 
 
 def _explained(state: Prepared, subject: Subject, recipe: str) -> Tried:

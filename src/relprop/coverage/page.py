@@ -17,7 +17,8 @@ composites {recipes}, with these packages: {versions}.
 zero, and adds up: |score − ledger total| is at most 1e-3 of the largest amount of relevance that passed any operation,
 for each of two samples and at every operation. `error` is that quotient, the larger of the two samples; `max abs R`
 is the largest relevance of an input over |score|, which shows where a composite lets maps of untrained weights explode.
-A model that fails by its rounding errors in float32 is tried once more in float64, and marked so.
+A model that fails by its rounding errors in float32 is tried once more in float64, and marked so; a model whose samples
+cannot be told apart (its code mixes the batch with other dimensions, or all samples share an input) with one sample.
 
 **Weights** are random, with seed 0, by each model's own initialization. Parameters that are constant and at most 0.01
 would hide what lies behind them, so they are drawn anew: scales of normalizations uniform in [0.5, 1], biases

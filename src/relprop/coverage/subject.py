@@ -31,6 +31,11 @@ class Subject:
         wide = pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, self.inputs)
         return Subject(self.model.double(), wide)
 
+    def single(self) -> Subject:
+        """The same for the first sample alone."""
+        one = pytree.tree_map_only(Tensor, lambda t: t[:1].clone() if len(t) == SAMPLES else t, self.inputs)
+        return Subject(self.model, one)
+
 
 def subject(model: nn.Module, inputs: Inputs) -> Subject:
     """Settle the weights with inputs of `SETTLING` samples and keep the first `SAMPLES` of them.

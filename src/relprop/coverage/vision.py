@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from .subject import SETTLING, Subject, first_fitting, subject
 SMALL: dict[str, dict[str, Any]] = {
     "vit_h_14": {"image_size": 56},
     **{name: {"image_size": 64} for name in ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32")},
+    **{name: {"spatial_size": (64, 64), "temporal_size": 8} for name in ("mvit_v1_b", "mvit_v2_s")},
     **{name: {"init_weights": False} for name in ("googlenet", "inception_v3")},  # seconds of scipy's truncated normal
 }
 
@@ -54,13 +56,17 @@ def timm_names() -> list[str]:
 
 
 def timm_subject(name: str) -> Subject:
-    """One model with random weights, and images of 64 pixels or of the model's own size."""
+    """One model with random weights, and images of 64 pixels; of 128 or the model's own size if it takes no others."""
     import timm
 
     model = timm.create_model(name, pretrained=False)
     own: tuple[int, ...] = tuple(model.default_cfg["input_size"])
-    sizes = [(own[0], 64, 64), (own[0], 128, 128), own]
-    return subject(model, first_fitting(model, images(sizes)))
+    with suppress(Exception):  # models refuse sizes in their own ways
+        return subject(model, first_fitting(model, images([(own[0], 64, 64)])))
+    with suppress(Exception):  # many take another size if they are built for it
+        small = timm.create_model(name, pretrained=False, img_size=64)
+        return subject(small, first_fitting(small, images([(own[0], 64, 64)])))
+    return subject(model, first_fitting(model, images([(own[0], 128, 128), own])))
 
 
 def timm_sizes() -> dict[str, dict[str, int]]:

@@ -14,15 +14,13 @@ contribute to it, over their pre-activations + e; they differ in a GRU, where th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import CompositeError
 from ..ops import Family, name
-from .affine import quotient, stabilizer
+from .affine import stabilizer
 from .call import Call
 from .registry import rule
 
@@ -36,7 +34,7 @@ GATES = ("signal", "half")
 def recurrent(
     R: Tensor, f: Call, *, gate: str = "signal", epsilon: float = 1e-6, epsilon_mode: str = "rms"
 ) -> Tensor | tuple[Tensor, ...]:
-    """R_{c_t−1} = f_t c_t−1 / (c_t + ε) R_{c_t}, R_{g_t} = i_t g_t / (c_t + ε) R_{c_t}; g_t = tanh(W x_t + U h_t−1 + b) by LRP-ε
+    """R_{c_t−1} = f_t c_t−1 / (c_t + ε) R_{c_t}, R_{g_t} = i_t g_t / (c_t + ε) R_{c_t}, W x_t + U h_t−1 + b of g by LRP-ε
 
     `gate`: of a product of gate and signal the "signal" takes all, or each factor "half"; a sigmoid gate then passes
     its part above σ(0) = ½ on, the rest counts as bias. ε is relative to the rms (or std) over all steps of a sample,

@@ -94,7 +94,7 @@ STATES = {
         "Bamba", attn_layer_indices=[1], mamba_n_heads=8, mamba_d_state=4, mamba_d_head=8, mamba_chunk_size=4,
         mamba_n_groups=1,
     ),
-    "xlstm": decoder("xLSTM", num_blocks=2, num_heads=4, qk_dim_factor=1.0, chunk_size=4),
+    "xlstm": decoder("xLSTM", hidden_size=64, num_blocks=2, num_heads=4, qk_dim_factor=1.0, chunk_size=4),
 }  # fmt: skip
 
 ENTRIES = DENSE | MIXTURES | STATES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .entry import SIZES, VOCABULARY, Entry, sentences
+from .entry import SIZES, VOCABULARY, Entry, sentences, tokens
 
 HEAD = "ForSequenceClassification"
 
@@ -40,8 +40,12 @@ ENTRIES = {
         "MobileBert", embedding_size=16, intra_bottleneck_size=16, true_hidden_size=16, num_feedforward_networks=2
     ),
     "squeezebert": encoder("SqueezeBert", embedding_size=32),
-    "nystromformer": encoder("Nystromformer", num_landmarks=5, segment_means_seq_len=10, conv_kernel_size=3),
-    "fnet": Entry("FNet" + HEAD, SIZES, lambda: {"input_ids": sentences()["input_ids"]}),
+    "nystromformer": Entry(  # its landmarks take no mask
+        "Nystromformer" + HEAD,
+        {**SIZES, "num_landmarks": 5, "segment_means_seq_len": 10, "conv_kernel_size": 3},
+        tokens,
+    ),
+    "fnet": Entry("FNet" + HEAD, SIZES, tokens),
     "xlnet": Entry(
         "XLNet" + HEAD, {"vocab_size": VOCABULARY, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64}, sentences
     ),

@@ -1,0 +1,388 @@
+"""Recurrent networks: equal to input × gradient with held gates, accounted for to the last digit, in any arrangement."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import relprop
+from checks import check_same_map, check_sums_to
+from nets import Net
+from recurrent_nets import (
+    ARITHMETIC,
+    PLAIN,
+    Arithmetic,
+    Read,
+    States,
+    by_gradient,
+    make,
+    step_of,
+    weights_of,
+)
+from relprop import composites, ops, rules
+from relprop.composites import Composite, family
+from relprop.errors import CaptureError, CompositeError
+from relprop.rules import Call
+
+RTOL = 1e-10
+GATES = ("signal", "half")
+RNN_RELU = partial(nn.RNN, nonlinearity="relu")
+
+# network, what is read of it, where its initial states come from
+CASES: dict[str, tuple[Any, dict[str, Any], str, str]] = {
+    "lstm": (nn.LSTM, {}, "y", "zero"),
+    "lstm, h and c": (nn.LSTM, {}, "hc", "held"),
+    "lstm, everything": (nn.LSTM, {"num_layers": 2, "bidirectional": True}, "yhc", "given"),
+    "lstm, no bias": (nn.LSTM, {"num_layers": 2, "bias": False}, "c", "zero"),
+    "lstm, projected": (nn.LSTM, {"num_layers": 2, "bidirectional": True, "proj_size": 2}, "yhc", "given"),
+    "lstm, projected, no bias": (nn.LSTM, {"proj_size": 3, "bias": False}, "y", "held"),
+    "gru": (nn.GRU, {}, "y", "zero"),
+    "gru, everything": (nn.GRU, {"num_layers": 2, "bidirectional": True}, "yh", "given"),
+    "gru, held start": (nn.GRU, {"bidirectional": True}, "h", "held"),
+    "rnn": (nn.RNN, {"num_layers": 2, "bidirectional": True}, "yh", "given"),
+    "rnn, held start": (nn.RNN, {}, "h", "held"),
+    "rnn, relu": (RNN_RELU, {"num_layers": 2, "bias": False}, "yh", "zero"),
+}
+
+
+HALVES = ("lstm, everything", "lstm, projected", "gru, everything", "gru, held start", "rnn")
+
+
+def explained(model: nn.Module, inputs: Any, gate: str = "signal", epsilon: float = 0.0) -> relprop.Explanation:
+    e = relprop.explain(model, inputs, 0, "epsilon", gate=gate, epsilon=epsilon, ledger=True)
+    assert e.ledger.closes(1e-9)
+    return e
+
+
+@pytest.mark.parametrize(("case", "gate"), [*((c, "signal") for c in CASES), *((c, "half") for c in HALVES)])
+def test_a_network_is_input_times_gradient_of_the_same_with_held_gates(case: str, gate: str) -> None:
+    kind, options, use, start = CASES[case]
+    net = make(kind, **options)
+    model, oracle = Read(net, use, start).eval(), Read(net, use, start, ARITHMETIC[gate])
+    inputs = model.inputs()
+    check_same_map(oracle(*inputs), model(*inputs), RTOL)
+    e = explained(model, inputs, gate)
+    for got, expected in zip(e.relevance, by_gradient(oracle, inputs), strict=True):
+        check_same_map(got, expected, RTOL, case)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, partial(nn.LSTM, proj_size=2), nn.GRU, nn.RNN])
+def test_without_biases_the_inputs_get_the_score(kind: Any) -> None:
+    model = Read(make(kind, num_layers=2, bidirectional=True, bias=False), "yh", "given").eval()
+    e = explained(model, model.inputs(), epsilon=1e-13)
+    check_sums_to(sum(r.flatten(1).sum(1) for r in e.relevance), e.score, 1e-9)
+    assert float((e.ledger.bias / e.score).abs().max()) < 1e-12
+
+
+KINDS = {"lstm": nn.LSTM, "lstm, projected": partial(nn.LSTM, proj_size=2), "gru": nn.GRU, "rnn": nn.RNN}
+
+
+def call(kind: str, *, scale: float = 1.0, bias: bool = True, reverse: bool = False) -> Call:
+    """A layer's call with all its operands live: x (5, 3, 3), states (3, ·); with its ledger."""
+    net = make(KINDS[kind], bias=bias)
+    generator = torch.Generator().manual_seed(2)
+    sizes = [(5, 3, 3), (3, net.proj_size or 4)] + [(3, 4)] * isinstance(net, nn.LSTM)
+    operands = [scale * torch.randn(s, generator=generator).double() for s in sizes]
+    weights = [getattr(net, f"{n}_l0", None) for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")]
+    name = {"lstm": "lstm_layer", "gru": "gru_layer", "rnn": "rnn_tanh_layer"}[kind.split(",")[0]]
+    rest = [weights[4], reverse, True] if isinstance(net, nn.LSTM) else [reverse]
+    args = (*operands, *weights[:4], *rest)
+    live = tuple(range(len(operands)))
+    y = ops.FUNCTIONS[name](*args)
+    return Call(name, args, y, live=live, batch=1, batches=(1, 0, 0)[: len(live)], ledger=True)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_account_of_a_layer_closes(kind: str, gate: str, reverse: bool) -> None:
+    for epsilon, mode in ((0.0, "rms"), (0.3, "rms"), (0.3, "std"), (0.3, "absolute")):
+        f = call(kind, reverse=reverse)
+        R = torch.randn(f.y.shape, generator=torch.Generator().manual_seed(3)).double()
+        out = rules.recurrent(R, f, gate=gate, epsilon=epsilon, epsilon_mode=mode)
+        arrived, *accounts = rules.kept(R, f, *out)
+        check_sums_to(torch.stack(accounts).sum(0), arrived, 1e-9)
+        assert float(f.kept["bias"].abs().min()) > 1e-3
+        assert float(f.kept["residual"].abs().max()) == 0
+        assert (float(f.kept["epsilon"].abs().min()) > 1e-3) is (epsilon > 0)
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_arrives_at_a_sum_of_zero_is_residual(kind: str, gate: str) -> None:
+    """Inputs and states of 0 without biases: every sum is 0, so that what arrives there is lost, and named."""
+    f = call(kind, scale=0.0, bias=False)
+    R = torch.rand(f.y.shape, generator=torch.Generator().manual_seed(3)).double()
+    out = rules.recurrent(R, f, gate=gate, epsilon=0.0)
+    arrived, *accounts = rules.kept(R, f, *out)
+    assert all(float(r.abs().max()) == 0 for r in out)
+    check_sums_to(torch.stack(accounts).sum(0), arrived, RTOL)
+    assert float(f.kept["residual"].min()) > 0.4 * float(arrived.min())
+
+
+# by hand
+
+
+def test_two_steps_of_one_lstm_unit_by_hand() -> None:
+    """Gates of 0 inputs are ½: c_1 = ½ tanh(x_1), c_2 = ½ c_1 + ½ tanh(x_2), h_2 = ½ tanh(c_2); R shares as c_2 does."""
+    net = nn.LSTM(1, 1, batch_first=True).double()
+    for p in net.parameters():
+        nn.init.zeros_(p)
+    net.weight_ih_l0.data[2] = 1.0
+    model = Net(lambda m, x: m.net(x)[0][:, -1], net=net)
+    x1, x2 = 0.3, -1.1
+    c1 = 0.5 * math.tanh(x1)
+    c2 = 0.5 * c1 + 0.5 * math.tanh(x2)
+    h2 = 0.5 * math.tanh(c2)
+    x = torch.tensor([[[x1], [x2]]], dtype=torch.float64)
+    expected = torch.tensor([[[0.5 * c1 / c2 * h2], [0.5 * math.tanh(x2) / c2 * h2]]], dtype=torch.float64)
+    check_same_map(explained(model, x).relevance, expected, RTOL)
+    # half: o takes h_2 / 2 and then i and g, f and c_1 share equally; gates of 0 pre-activation keep theirs as bias
+    half = expected * torch.tensor([[[0.125], [0.25]]])
+    e = explained(model, x, "half")
+    check_same_map(e.relevance, half, RTOL)
+    check_sums_to(e.ledger.bias, h2 - half.sum((1, 2)), RTOL)
+
+
+@pytest.mark.parametrize("mode", ["absolute", "rms", "std"])
+def test_epsilon_of_a_plain_cell_by_hand(mode: str) -> None:
+    """R_{x_t} = x_t w / (z_t + e_t) R_{h_t}, R_{h_1} = h_1 u / (z_2 + e_2) R_{h_2}; e relative to z_1, z_2 of a sample."""
+    w, u, x = 0.7, -0.4, torch.tensor([[0.5, -1.5], [1.0, 2.0]], dtype=torch.float64)
+    net = nn.RNN(1, 1, bias=False, batch_first=True).double()
+    net.weight_ih_l0.data.fill_(w), net.weight_hh_l0.data.fill_(u)
+    expected, left = torch.zeros(2, 2).double(), []
+    for b, (x1, x2) in enumerate(x.tolist()):
+        z1 = w * x1
+        h1 = math.tanh(z1)
+        z2 = w * x2 + u * h1
+        mean = (z1 + z2) / 2
+        scale = {
+            "absolute": 1.0,
+            "rms": math.sqrt((z1**2 + z2**2) / 2),
+            "std": math.sqrt(((z1 - mean) ** 2 + (z2 - mean) ** 2) / 2),
+        }[mode]
+        e1, e2 = (math.copysign(0.25 * scale, z) for z in (z1, z2))
+        R1 = h1 * u / (z2 + e2) * math.tanh(z2)
+        expected[b, 0], expected[b, 1] = x1 * w / (z1 + e1) * R1, x2 * w / (z2 + e2) * math.tanh(z2)
+        left.append(e2 / (z2 + e2) * math.tanh(z2) + e1 / (z1 + e1) * R1)
+    model = Net(lambda m, x: m.net(x)[0][:, -1], net=net)
+    e = relprop.explain(model, x.unsqueeze(-1), 0, "epsilon", epsilon=0.25, epsilon_mode=mode, ledger=True)
+    check_same_map(e.relevance.squeeze(-1), expected, RTOL)
+    check_sums_to(e.ledger.epsilon, torch.tensor(left, dtype=torch.float64), RTOL)
+
+
+# cells, and cells written by the user
+
+
+class Loop(nn.Module):
+    """A cell of torch.nn run over time by the user's own loop, or written out in an arithmetic."""
+
+    def __init__(self, cell: Any, k: Arithmetic | None = None) -> None:
+        super().__init__()
+        self.cell, self.k = cell, k
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        states: States = (h, 0.5 * h) if isinstance(self.cell, nn.LSTMCell) else (h,)
+        for t in range(x.shape[1]):
+            if self.k is not None:
+                states = step_of(self.cell)(self.k, x[:, t], states, weights_of(self.cell))
+            elif isinstance(self.cell, nn.LSTMCell):
+                states = self.cell(x[:, t], states)
+            else:
+                states = (self.cell(x[:, t], states[0]),)
+        return sum(s for s in states)
+
+
+CELLS = {
+    "lstm": nn.LSTMCell,
+    "lstm, no bias": partial(nn.LSTMCell, bias=False),
+    "gru": nn.GRUCell,
+    "rnn": nn.RNNCell,
+    "rnn, relu": partial(nn.RNNCell, nonlinearity="relu"),
+}
+
+
+@pytest.mark.parametrize(("name", "gate"), [*((c, "signal") for c in CELLS), ("lstm", "half"), ("gru", "half")])
+def test_cells_and_cells_written_by_hand(name: str, gate: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    cell = CELLS[name](3, 4).double()
+    for p in cell.parameters():
+        p.data = torch.randn(p.shape, generator=generator).double()
+    inputs = tuple(torch.randn(s, generator=generator).double() for s in ((2, 3, 3), (2, 4)))
+    expected = by_gradient(Loop(cell, ARITHMETIC[gate]), inputs)
+    for model in (Loop(cell).eval(), Loop(cell, PLAIN).eval()):
+        for got, wanted in zip(explained(model, inputs, gate).relevance, expected, strict=True):
+            check_same_map(got, wanted, RTOL, name)
+
+
+def test_a_cell_without_initial_states() -> None:
+    cell = nn.LSTMCell(3, 4).double()
+    model = Net(lambda m, x: m.cell(x)[1], cell=cell)
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).double()
+    w = weights_of(cell)
+    zero = torch.zeros(2, 4).double()
+    oracle = Net(lambda m, x: step_of(cell)(ARITHMETIC["signal"], x, (zero, zero), w)[1])
+    check_same_map(explained(model, x).relevance, by_gradient(oracle, (x,))[0], RTOL)
+
+
+# in networks
+
+
+def test_between_other_layers_and_with_any_batch_size() -> None:
+    net = make(nn.GRU, bidirectional=True)
+    model = Net(
+        lambda m, x: m.head(m.net(torch.relu(m.embed(x)))[0].mean(1)),
+        embed=nn.Linear(5, 3), net=net, head=nn.Linear(8, 2),
+    )  # fmt: skip
+    x = torch.randn(6, 4, 5, generator=torch.Generator().manual_seed(0)).double()
+    explainer = relprop.Explainer(model, x[:3], "epsilon")
+    whole = explainer(x, target=1, ledger=True)
+    assert whole.ledger.closes(1e-9)
+    for i in range(6):
+        check_same_map(whole.relevance[i : i + 1], explainer(x[i : i + 1], target=1).relevance, 1e-9)
+
+
+def test_time_first_and_more_rows_than_samples() -> None:
+    """Time first; and sequences of each sample's four patches, merged with the batch."""
+    net, x = make(nn.LSTM), torch.randn(2, 4, 5, 3, generator=torch.Generator().manual_seed(0)).double()
+    first = nn.LSTM(3, 4).double()
+    first.load_state_dict(net.state_dict())
+    patches = Net(lambda m, x: m.net(x.flatten(0, 1))[0][:, -1].unflatten(0, (-1, 4)).sum(1), net=net)
+    turned = Net(lambda m, x: m.net(x.flatten(0, 1).transpose(0, 1))[0][-1].unflatten(0, (-1, 4)).sum(1), net=first)
+    one = Net(lambda m, x: m.net(x)[0][:, -1], net=net)
+    explainer = relprop.Explainer(one, x[:, 0], "epsilon", epsilon=0.0)
+    expected = torch.stack([explainer(x[:, k], target=0).relevance for k in range(4)], 1)
+    for model in (patches, turned):
+        check_same_map(explained(model, x).relevance, expected, 1e-9)
+
+
+def test_tokens_get_relevance_and_only_the_state_can_be_explained() -> None:
+    embedding = nn.Embedding(10, 3).double()
+    net = make(nn.GRU, bias=False)
+    model = Net(lambda m, ids: m.net(m.embedding(ids))[1][0], embedding=embedding, net=net)
+    ids = torch.tensor([[1, 5, 2, 5], [7, 7, 0, 3]])
+    by_vectors = Net(lambda m, x: m.net(x)[1][0], net=net)
+    expected = explained(by_vectors, embedding(ids).detach()).relevance.sum(-1)
+    check_same_map(explained(model, ids).relevance, expected, RTOL)
+    fixed = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0)).double()
+    states = Net(lambda m, h: m.net(fixed.expand(len(h), -1, -1), h[None])[1][0], net=net)
+    h = torch.randn(2, 4, generator=torch.Generator().manual_seed(1)).double()
+    both = Net(lambda m, x, h: m.net(x, h[None])[1][0], net=net)
+    x_too = explained(both, (fixed.expand(2, -1, -1).clone(), h))
+    e = explained(states, h)
+    check_same_map(e.relevance, x_too.relevance[1], RTOL)
+    check_sums_to(e.ledger.bias, x_too.relevance[0].sum((1, 2)), 1e-9)
+
+
+def test_every_recipe_takes_the_gate_option_and_a_composite_the_rule() -> None:
+    net = make(nn.LSTM)
+    model = Net(lambda m, x: m.net(x)[0][:, -1], net=net)
+    (x,) = Read(net).inputs()
+    half = explained(model, x, "half").relevance
+    own = Composite([(family("recurrent"), partial(rules.recurrent, gate="half", epsilon=0.0))])
+    check_same_map(relprop.explain(model, x, 0, own + composites.get("epsilon", epsilon=0.0)).relevance, half, RTOL)
+    for name in ("auto", "cp_lrp"):
+        check_same_map(relprop.explain(model, x, 0, name, gate="half", epsilon=0.0).relevance, half, RTOL)
+    with pytest.raises(CompositeError, match="gate='all': it is one of signal, half"):
+        rules.recurrent(x, call("gru"), gate="all")
+
+
+def test_the_program_names_the_layers_and_runs_by_itself() -> None:
+    model = Read(make(nn.LSTM, num_layers=2), "yc").eval()
+    (x,) = model.inputs()
+    explainer = relprop.Explainer(model, x)
+    assert explainer.code.count("= ops.lstm_layer(") == explainer.code.count("rules.recurrent(") == 2
+    assert "aten.lstm" not in explainer.code
+    scope: dict[str, Any] = {"__name__": "program"}
+    exec(compile(explainer.code, "program.py", "exec"), scope)
+    out = scope["program"](explainer.program.state_dict(), x, torch.zeros(3, dtype=torch.long))
+    check_same_map(out[3][0].detach(), explainer(x, target=0).relevance, RTOL)
+    compiled = torch.compile(explainer.program, fullgraph=True, backend="eager")
+    check_same_map(compiled(x, torch.zeros(3, dtype=torch.long))[3][0].detach(), out[3][0].detach(), RTOL)
+
+
+def test_relevance_can_be_differentiated_and_mapped_over_targets() -> None:
+    model = Read(make(nn.GRU)).eval().requires_grad_(False)
+    (x,) = model.inputs()
+    explainer = relprop.Explainer(model, x, "epsilon", gate="half")
+    leaf, direction = x.clone().requires_grad_(), torch.randn_like(x)
+    (g,) = torch.autograd.grad(explainer(leaf, target=0).relevance.square().sum(), leaf)
+    up, down = (explainer(x + t * direction, target=0).relevance.square().sum() for t in (1e-6, -1e-6))
+    assert float((g * direction).sum()) == pytest.approx(float(up - down) / 2e-6, rel=1e-4)
+    both = explainer(x, target=[0, 1]).relevance
+    check_same_map(both[1], explainer(x, target=1).relevance, RTOL)
+
+
+def test_half_precision_is_carried_in_float32() -> None:
+    model = Read(make(nn.LSTM)).eval().bfloat16()
+    (x,) = model.inputs()
+    e = relprop.explain(model, x.bfloat16(), 0, "epsilon", ledger=True)
+    assert e.relevance.dtype == torch.float32
+    assert e.ledger.closes()
+
+
+# layers by themselves
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_layer_is_the_native_network(reverse: bool) -> None:
+    net = make(nn.LSTM, bidirectional=True, proj_size=2)
+    x = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0)).double()
+    y, (h, c) = net(x.transpose(0, 1))
+    w = [
+        getattr(net, n + "_l0" + "_reverse" * reverse)
+        for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+    ]
+    zero = torch.zeros(2, 2).double(), torch.zeros(2, 4).double()
+    got = ops.lstm_layer(x, *zero, *w, reverse, True)
+    assert got.shape == (6, 2, 4)
+    check_same_map(got[:5, :, :2], y.transpose(0, 1)[..., 2 * reverse : 2 * reverse + 2], RTOL)
+    check_same_map(got[5], c[int(reverse)], RTOL)
+    assert got[:5, :, 2:].abs().max() == 0
+    check_same_map(ops.lstm_layer(x, *zero, *w, reverse)[0 if reverse else -1], h[int(reverse)], RTOL)
+
+
+# what cannot be
+
+
+@pytest.mark.parametrize("batch", [2, 4])
+def test_a_batch_read_as_time_is_refused(batch: int) -> None:
+    """batch_first=False, forgotten: the samples would be the steps of one sequence."""
+    x = torch.randn(batch, 5, 3).double()
+    model = Net(lambda m, x: m.net(x)[0][:, -1], net=nn.LSTM(3, 4))
+    with pytest.raises(CaptureError, match="batch_first=True"):
+        relprop.explain(model, x, 0)
+    remedied = Net(lambda m, x: m.net(x)[0][:, -1], net=make(nn.LSTM))
+    assert relprop.explain(remedied, x, 0).relevance.shape == x.shape
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_packed_sequence_is_refused_and_the_advice_works(given: bool) -> None:
+    lengths = torch.tensor([4, 2])
+    start = (torch.zeros(1, 2, 4).double(),) * 2 if given else None
+
+    def packed(m: Any, x: Tensor) -> Tensor:
+        rows = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        out = nn.utils.rnn.pad_packed_sequence(m.net(rows, start)[0], batch_first=True)[0]
+        return out[torch.arange(len(x)), lengths - 1]
+
+    def padded(m: Any, x: Tensor, lengths: Tensor) -> Tensor:
+        return m.net(x)[0][torch.arange(len(x)), lengths - 1]
+
+    net = make(nn.LSTM)
+    (x,) = Read(net).inputs(batch=2)
+    with pytest.raises(CaptureError, match=r"output\[torch.arange\(len\(x\)\), lengths - 1\]"):
+        relprop.explain(Net(packed, net=net), x, 0)
+    e = relprop.explain(Net(padded, net=net), (x, lengths), 0, "epsilon", epsilon=0.0)
+    check_same_map(e.output, packed(Net(packed, net=net), x), RTOL)
+    for i, n in enumerate(lengths.tolist()):
+        alone = relprop.explain(
+            Net(lambda m, x: m.net(x)[0][:, -1], net=net), x[i : i + 1, :n], 0, "epsilon", epsilon=0.0
+        )
+        check_same_map(e.relevance[0][i : i + 1, :n], alone.relevance, 1e-9)
+    assert e.relevance[0][1, 2:].abs().max() == 0
