@@ -247,6 +247,7 @@ def test_batch_norm_takes_the_statistics_of_the_inputs() -> None:
     made = subject.subject(model, 5 + 2 * torch.randn(4, 3, 8, 8))
     assert isinstance(made.inputs, Tensor)
     assert made.inputs.shape == (2, 3, 8, 8)
+    assert not made.shares
     assert not any(m.training for m in model.modules())
     assert model[1].momentum == 0.3
     torch.manual_seed(1)
@@ -271,6 +272,7 @@ def test_inputs_that_samples_share_are_kept_whole() -> None:
     made = subject.subject(Compare(), {"images": images, "words": words})
     assert isinstance(made.inputs, dict)
     assert {name: len(t) for name, t in made.inputs.items()} == {"images": 2, "words": 3}
+    assert made.shares
     one = made.single()
     assert isinstance(one.inputs, dict)
     assert {name: len(t) for name, t in one.inputs.items()} == {"images": 1, "words": 3}

@@ -167,7 +167,8 @@ def held_gru(m: Net, x: Tensor, how: str) -> Tensor:
     for t in range(3):
         (r, z, n), (s, y, k) = m.w(x[:, t]).chunk(3, 1), m.u(h).chunk(3, 1)
         r, z = secant(torch.sigmoid, r + s), secant(torch.sigmoid, z + y)
-        n = secant(torch.tanh, n + (r.detach() * k if t == 0 else weighed(r, k, how)))
+        # at the first step k is the layer's bias, so that r is the only factor that depends on the input
+        n = secant(torch.tanh, n + (r * k if t == 0 else weighed(r, k, how)))
         h = weighed(1 - z, n, how) + (0 if t == 0 else weighed(z, h, how))
     return m.head(h)
 

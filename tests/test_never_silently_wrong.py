@@ -137,6 +137,22 @@ def test_code_that_fixes_the_batch_is_explained_sample_by_sample() -> None:
         assert e.recorded["a"].shape == (2, len(inputs), 7, 6)
 
 
+def test_inputs_all_samples_share_and_samples_scored_against_each_other() -> None:
+    def scores(m: Any, x: Tensor, t: Tensor) -> Tensor:
+        return F.relu(m.a(x)) @ F.relu(m.b(t)).T
+
+    model = net(scores, a=nn.Linear(5, 6), b=nn.Linear(4, 6))
+    x, t = torch.randn(2, 5, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
+    together = relprop.explain(model, (x, t), 1, "epsilon", ledger=True)
+    assert together.ledger.closes()
+    alone = [relprop.explain(model, (row[None], t), 1, "epsilon", ledger=True) for row in x]
+    assert all(e.ledger.closes() for e in alone)
+    torch.testing.assert_close(together.relevance[0], torch.cat([e.relevance[0] for e in alone]), rtol=1e-12, atol=0)
+    torch.testing.assert_close(together.relevance[1], alone[0].relevance[1] + alone[1].relevance[1])
+    with pytest.raises(CaptureError, match="influence each other"):  # two captions for two images: one for each, or all?
+        relprop.explain(model, (x, t[:2]), 1, "epsilon")
+
+
 def test_rsub_with_a_factor() -> None:
     check_is_gradient_times_input(
         net(lambda m, x: m.head(F.relu(m.a(torch.rsub(x, 1.0, alpha=2.0)))), a=nn.Linear(6, 6), head=nn.Linear(6, 2)),

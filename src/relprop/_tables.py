@@ -31,9 +31,7 @@ def predictions(names: Sequence[str], output: Tensor, classes: Sequence[str], to
     return table
 
 
-def ledger(
-    label: str, names: Sequence[str], explained: Sequence[str], accounts: Ledger, what: str = "photo"
-) -> Table:
+def ledger(label: str, names: Sequence[str], explained: Sequence[str], accounts: Ledger, what: str = "photo") -> Table:
     """One line a sample; the heads of the columns are the equation that every line fulfils."""
     table = plain(f"ledger, {label}", what, "explained")
     for head in ("score", "= ΣR", "+ bias", "+ epsilon", "+ residual"):

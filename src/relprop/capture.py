@@ -97,10 +97,12 @@ def capture(model: nn.Module, inputs: Inputs, *, dynamic: bool = True) -> Captur
                 continue
             found = [n for n in module.graph.nodes if n.op == "placeholder"]
             _forget_mutations(module, found)
+            explained = _explained(found, tensors, spec)
+            if way == _ANY and not all(m for n, m in zip(found, moving, strict=True) if n in explained):
+                continue  # captions shared by all images: whose relevance is whose, only one sample at a time can tell
             captured = Captured(
-                module, found, _explained(found, tensors, spec), spec, way == _ANY, batch, moving, way == _SINGLE,
-                flat.choice.note(),
-            )  # fmt: skip
+                module, found, explained, spec, way == _ANY, batch, moving, way == _SINGLE, flat.choice.note()
+            )
             if runs_as(captured, model, tensors):
                 _name(found, spec)
                 return captured
@@ -137,7 +139,10 @@ def _mixes(captured: Captured, tensors: list[Tensor], got: Tensor) -> bool:
     """Whether the first sample gives another output alone, or among copies of itself, than in the batch."""
     if captured.single:
         return False  # compared with the model's own batch
-    alone = run(captured, _first_alone(captured, tensors))[:1]
+    alone = run(captured, _first_alone(captured, tensors))
+    alone = alone if captured.dynamic else alone[:1]
+    if alone.numel() != got[:1].numel():
+        return True  # every sample is scored against all of them
     if alone.shape != got[:1].shape or same(alone, got[:1]):  # squeeze() shapes a batch of one in its own way
         return False
     return difference(alone, got[:1]) > 10 * noise_of(captured, tensors, got)

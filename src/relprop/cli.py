@@ -171,7 +171,9 @@ def text(
     by = "token" if tokens else "word"
     for line in _tables.passages(explanation.passages(by)):
         out.print(line, soft_wrap=True, highlight=False)
-    out.print(_tables.ledger(choice.label, texts, [s.title for s in explanation.sentences], explanation.accounts, "text"))
+    out.print(
+        _tables.ledger(choice.label, texts, [s.title for s in explanation.sentences], explanation.accounts, "text")
+    )
     if output is not None:
         explanation.save(str(output), by=by)
         out.print(f"{output.suffix[1:]}: {output}", soft_wrap=True, highlight=False)

@@ -344,7 +344,8 @@ def name(target: Any) -> str:
 FUNCTIONS = {
     name(f): f
     for f in (
-        scale_shift, region, adaptive_max_pool, local_response_norm, lstm_layer, gru_layer, rnn_tanh_layer, rnn_relu_layer,
+        scale_shift, region, adaptive_max_pool, local_response_norm, lstm_layer, gru_layer, rnn_tanh_layer,
+        rnn_relu_layer,
     )
 }  # fmt: skip
 

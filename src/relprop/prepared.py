@@ -185,8 +185,11 @@ class Prepared:
         tree: Tree = self.captured.spec.restore(values)
         return tree
 
-    def _backward(self, program: Program, R: Tensor, saved: Sequence[Any]) -> tuple[Any, Any, Any]:
-        """Relevance of the inputs, of recorded values, and ledger rows, of all samples."""
+    def _backward(self, program: Program, R: Tensor, saved: Sequence[Any]) -> tuple[list[Tensor], Any, Any]:
+        """Relevance of the inputs, of recorded values, and ledger rows; sample by sample where the graph is for one.
+
+        An input all samples share has then a relevance for each sample.
+        """
         single = self.captured.single
         starts = R.split(1) if single else [R]
         parts = [program.backward(start, *kept) for start, kept in zip(starts, saved, strict=True)]
@@ -194,16 +197,23 @@ class Prepared:
             if not all(bool(torch.isfinite(r).all()) for r in part[0]):
                 raise NonFiniteError(self._blame(program, start, kept))
         if not single:
-            return parts[0]
+            return list(parts[0][0]), *parts[0][1:]
         relevance, recorded, rows = (list(zip(*part, strict=True)) for part in zip(*parts, strict=True))
-        moving = [m for m, n in zip(self.captured.moving, self.captured.inputs, strict=True) if n in self.captured.explained]
-        whole = [torch.cat(r) if m else torch.stack(r).sum(0) for r, m in zip(relevance, moving, strict=True)]
-        return whole, [torch.cat(r) for r in recorded], [torch.cat(r, 1) for r in rows]
+        joined = [torch.cat(r) if m else torch.stack(r) for r, m in zip(relevance, self._moving, strict=True)]
+        return joined, [torch.cat(r) for r in recorded], [torch.cat(r, 1) for r in rows]
+
+    @property
+    def _moving(self) -> list[bool]:
+        """For each explained input, whether its first dimension counts samples."""
+        pairs = zip(self.captured.moving, self.captured.inputs, strict=True)
+        return [moves for moves, n in pairs if n in self.captured.explained]
 
     def _back(
         self, program: Program, R: Tensor, score: Tensor, saved: Sequence[Any], ledger: bool
     ) -> tuple[Any, Any, Any]:
-        relevance, recorded, rows = self._backward(program, R, saved)
+        each, recorded, rows = self._backward(program, R, saved)
+        summed = [self.captured.single and not moves for moves in self._moving]
+        relevance = [r.sum(0) if shared else r for r, shared in zip(each, summed, strict=True)]
         if not ledger:
             return relevance, recorded, None
         entries = []
@@ -213,7 +223,7 @@ class Prepared:
             entry = OpEntry(name, module_path(a.node), op_name(a.node.target), a.rule.name, *amounts)
             entries.append(replace(entry, constant=held_summands(a.node, self.reading)))
         start = R.reshape(len(score), -1).sum(1)
-        return relevance, recorded, Ledger(score, start, list(relevance), entries, rtol=self._rtol())
+        return relevance, recorded, Ledger(score, start, each, entries, rtol=self._rtol())
 
     def _rtol(self) -> float:
         """How well the ledger is to close: a model in float64 may normalize in float32 (Hugging Face's RMSNorm)."""

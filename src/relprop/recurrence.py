@@ -18,8 +18,8 @@ aten = torch.ops.aten
 
 PACKED = (
     "a packed sequence has as many rows as all samples have steps together, which a graph for any samples cannot know. "
-    "Run the network on the padded tensor, without pack_padded_sequence and pad_packed_sequence, and pick each sample's "
-    "last step: `output[torch.arange(len(x)), lengths - 1]`; with bidirectional=True, explain samples of one length"
+    "Run the network on the padded tensor, without pack_padded_sequence and pad_packed_sequence, and pick the last "
+    "step of each: `output[torch.arange(len(x)), lengths - 1]`; with bidirectional=True, explain samples of one length"
 )
 
 

@@ -67,7 +67,7 @@ class _Outputs:
 
 def _open_network(node: fx.Node) -> None:
     x, states, weights, biases, layers, _, _, bidirectional, batch_first = node.args
-    states = list(states) if isinstance(states, (list, tuple)) else [states]  # type: ignore[arg-type]
+    states = list(states) if isinstance(states, (list, tuple)) else [states]
     if batch_first:
         x = _add(node, aten.transpose.int, x, 0, 1)
     readers = {n.args[1]: n for n in node.users if op_name(n.target) == "getitem"}
@@ -140,7 +140,7 @@ def _open_cell(node: fx.Node) -> None:
     """A cell is a layer of one step."""
     kind = op_name(node.target).removesuffix("_cell")
     x, states, *weights = node.args
-    states = list(states) if isinstance(states, (list, tuple)) else [states]  # type: ignore[arg-type]
+    states = list(states) if isinstance(states, (list, tuple)) else [states]
     weights = [*weights, *[None] * (4 - len(weights))]
     readers = {n.args[1]: n for n in node.users if op_name(n.target) == "getitem"} if kind == "lstm" else {}
     own = _named(kind, [w for w in weights if w is not None], weights[2] is not None)

@@ -139,8 +139,9 @@ def body(node: fx.Node) -> list[fx.Node]:
         if current is not root and current not in inside and current.op == "call_function":
             inside.add(current)
             stack += current.all_input_nodes
-    return [n for n in node.graph.nodes if n in inside and _descends(n, root, inside)]
-
-
-def _descends(node: fx.Node, root: fx.Node, inside: set[fx.Node]) -> bool:
-    return any(n is root or (n in inside and _descends(n, root, inside)) for n in node.all_input_nodes)
+    below, found = {root}, []
+    for n in node.graph.nodes:
+        if n in inside and any(m in below for m in n.all_input_nodes):
+            below.add(n)
+            found.append(n)
+    return found

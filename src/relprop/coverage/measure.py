@@ -67,12 +67,12 @@ class Row:
 def measure(row: Row, subject: Subject) -> None:
     """Fill the row.
 
-    A model whose samples cannot be told apart is tried with one sample, one that amplifies rounding errors in float64.
+    A model whose samples cannot be told apart, or share an input, is tried with one sample; one that amplifies rounding errors in float64.
     """
     row.parameters = sum(p.numel() for p in subject.model.parameters())
     row.dtype = "float32"
     _attempt(row, subject)
-    if "samples cannot be told apart" in row.reason:
+    if "samples cannot be told apart" in row.reason or (row.reason and subject.shares):
         subject = subject.single()
         _attempt(row, subject)
     if any(said in row.reason for said in ROUNDING):

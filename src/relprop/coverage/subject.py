@@ -26,6 +26,11 @@ class Subject:
     model: nn.Module
     inputs: Inputs
 
+    @property
+    def shares(self) -> bool:
+        """Whether all samples share an input: one with another first dimension."""
+        return any(len(t) != SAMPLES for t in pytree.tree_leaves(self.inputs) if isinstance(t, Tensor))
+
     def double(self) -> Subject:
         """The same in float64."""
         wide = pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, self.inputs)

@@ -18,7 +18,6 @@ from .subject import SETTLING, Subject, first_fitting, subject
 SMALL: dict[str, dict[str, Any]] = {
     "vit_h_14": {"image_size": 56},
     **{name: {"image_size": 64} for name in ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32")},
-    **{name: {"spatial_size": (64, 64), "temporal_size": 8} for name in ("mvit_v1_b", "mvit_v2_s")},
     **{name: {"init_weights": False} for name in ("googlenet", "inception_v3")},  # seconds of scipy's truncated normal
 }
 

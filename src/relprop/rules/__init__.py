@@ -28,5 +28,6 @@ from .taylor import taylor
 __all__ = [
     "Call", "Linear", "Rule", "activation", "alpha_beta", "attention_shared", "attention_values", "epsilon",
     "first_order", "flat", "gamma", "get", "half", "held", "kept", "lrn_taylor", "magnitude", "move", "names",
-    "pass_", "power", "recurrent", "rule", "signal", "taylor", "tokens", "w_square", "winner", "z_box", "z_plus", "zero",
+    "pass_", "power", "recurrent", "rule", "signal", "taylor", "tokens", "w_square", "winner", "z_box", "z_plus",
+    "zero",
 ]  # fmt: skip

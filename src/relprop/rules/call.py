@@ -96,7 +96,8 @@ class Call:
 
     `op` is an ATen op, or the name of one of the functions in `relprop.ops.FUNCTIONS`.
     `nonneg`: the live input is known to be >= 0. `rectified`: relevance arrives only where y > 0.
-    `batch`: the dimension that counts samples (see `relprop.samples`). `zero`: the value an activation takes at 0, unless it is 0.
+    `batch`: the dimension that counts samples (see `relprop.samples`). `zero`: the value an activation takes at 0,
+    unless it is 0.
     With `ledger`, `keep` adds up what the rule did not pass on.
     """
 

@@ -34,7 +34,7 @@ GATES = ("signal", "half")
 def recurrent(
     R: Tensor, f: Call, *, gate: str = "signal", epsilon: float = 1e-6, epsilon_mode: str = "rms"
 ) -> Tensor | tuple[Tensor, ...]:
-    """R_{c_t−1} = f_t c_t−1 / (c_t + ε) R_{c_t}, R_{g_t} = i_t g_t / (c_t + ε) R_{c_t}, W x_t + U h_t−1 + b of g by LRP-ε
+    """R_{c_t−1} = f_t c_t−1 / (c_t + ε) R_{c_t}, R_{g_t} = i_t g_t / (c_t + ε) R_{c_t}, then W x_t + U h_t−1 by LRP-ε
 
     `gate`: of a product of gate and signal the "signal" takes all, or each factor "half"; a sigmoid gate then passes
     its part above σ(0) = ½ on, the rest counts as bias. ε is relative to the rms (or std) over all steps of a sample,
@@ -140,7 +140,7 @@ def _lstm(layer: Layer) -> Cell:
     """sum = c = f c₋ + i g, h = o tanh(c): tanh passes; o takes nothing, or half."""
     gates = slice(0, 4 if layer.half or layer.w_hr is not None else 3)
     z = layer.of_input(gates) + layer.of_state(gates)
-    z_i, z_f, z_g, *z_o = z.split(layer.size, -1)
+    z_i, z_f, z_g, *z_o = z.chunk(gates.stop, -1)
     i, f, g = torch.sigmoid(z_i), torch.sigmoid(z_f), torch.tanh(z_g)
     c = _cell_states(f, i * g, layer.states[1])
     before = torch.cat([layer.states[1].unsqueeze(0), c[:-1]])
@@ -170,7 +170,7 @@ def _cell_states(f: Tensor, new: Tensor, c: Tensor) -> Tensor:
 def _gru(layer: Layer) -> Cell:
     """sum = h = (1 − z) n + z h₋, n = tanh(W x + b + r (U h₋ + b')): r and z take nothing, or half."""
     z_x, z_h, before = layer.of_input(slice(0, 3)), layer.of_state(slice(0, 3)), layer.before
-    (r_x, s_x, n_x), (r_h, s_h, n_h) = (t.split(layer.size, -1) for t in (z_x, z_h))
+    (r_x, s_x, n_x), (r_h, s_h, n_h) = (t.chunk(3, -1) for t in (z_x, z_h))
     r, z = torch.sigmoid(r_x + r_h), torch.sigmoid(s_x + s_h)
     z_n = n_x + r * n_h
     n = torch.tanh(z_n)
