@@ -149,7 +149,9 @@ def test_inputs_all_samples_share_and_samples_scored_against_each_other() -> Non
     assert all(e.ledger.closes() for e in alone)
     torch.testing.assert_close(together.relevance[0], torch.cat([e.relevance[0] for e in alone]), rtol=1e-12, atol=0)
     torch.testing.assert_close(together.relevance[1], alone[0].relevance[1] + alone[1].relevance[1])
-    with pytest.raises(CaptureError, match="influence each other"):  # two captions for two images: one for each, or all?
+    with pytest.raises(
+        CaptureError, match="influence each other"
+    ):  # two captions for two images: one for each, or all?
         relprop.explain(model, (x, t[:2]), 1, "epsilon")
 
 

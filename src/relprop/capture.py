@@ -232,9 +232,7 @@ def _export(
         raise CaptureError(_refusal(e)) from e
 
 
-def _any_batch(
-    flat: _Flat, model: nn.Module, tensors: list[Tensor], moving: tuple[bool, ...]
-) -> fx.GraphModule | None:
+def _any_batch(flat: _Flat, model: nn.Module, tensors: list[Tensor], moving: tuple[bool, ...]) -> fx.GraphModule | None:
     """The graph with its batch dimension open."""
     # a number of samples that is no other size in the model: an equal one could be taken for the batch
     sizes = {n for t in (*model.parameters(), *model.buffers(), *tensors) for n in t.shape}

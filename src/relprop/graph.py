@@ -324,7 +324,12 @@ class Reading:
             if role is None or len(role.live) != 1 or role.family not in (Family.SUM, Family.SCALE, Family.SHAPE):
                 return False
             step = role.nodes[0]
-        return placed and self.family(node) is Family.SUM
+        return placed and self.family(node) is Family.SUM and self._shift_is_a_unit(node)
+
+    def _shift_is_a_unit(self, node: fx.Node) -> bool:
+        """Whether the constant of a sum is one number, or one a channel: no table of positions."""
+        held = [value(n) for n in node.all_input_nodes if n not in self.live]
+        return all(sum(size != 1 for size in v.shape) <= 1 for v in held if isinstance(v, Tensor))
 
     def depth(self, node: fx.Node) -> float | None:
         """Place among the weighted layers from 0 (first) to 1 (last); None for other nodes."""

@@ -321,7 +321,8 @@ TABLE: dict[Any, Op] = {
 # Their outputs are piecewise constant, so that nothing can flow through them: never live.
 DEAD = {
     aten.sign.default, aten.floor.default, aten.ceil.default, aten.round.default, aten.zeros_like.default,
-    aten.ones_like.default, aten.full_like.default, aten.empty_like.default, aten.detach.default,
+    aten.ones_like.default, aten.full_like.default, aten.empty_like.default, aten.new_zeros.default,
+    aten.new_ones.default, aten.new_full.default, aten.new_empty.default, aten.detach.default,
 }  # fmt: skip
 
 

@@ -191,7 +191,7 @@ class Prepared:
         An input all samples share has then a relevance for each sample.
         """
         single = self.captured.single
-        starts = R.split(1) if single else [R]
+        starts = list(torch.split(R, 1)) if single else [R]
         parts = [program.backward(start, *kept) for start, kept in zip(starts, saved, strict=True)]
         for part, start, kept in zip(parts, starts, saved, strict=True):
             if not all(bool(torch.isfinite(r).all()) for r in part[0]):

@@ -75,4 +75,4 @@ def _same_rows(source: fx.Node, node: fx.Node) -> bool:
 
 def _hint(size: Any) -> int:
     """A size, or the one it had at capture where it was left open."""
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
+    return int(size.node.hint if isinstance(size, torch.SymInt) else size)  # type: ignore[arg-type]

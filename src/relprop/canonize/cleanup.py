@@ -42,8 +42,8 @@ def drop_identities(captured: Captured) -> list[str]:
 
 def _is_whole(node: fx.Node) -> bool:
     """Whether a slice is x[:]."""
-    _, _, start, end, step = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
-    return start in (0, None) and end in (None, sys.maxsize) and step == 1
+    start, end, step = (node.args[i] if len(node.args) > i else None for i in (2, 3, 4))
+    return start in (0, None) and end in (None, sys.maxsize) and step in (1, None)
 
 
 def free_views(captured: Captured) -> list[str]:

@@ -17,7 +17,7 @@ aten = torch.ops.aten
 
 
 def single_outputs(captured: Captured) -> list[str]:
-    """`split`, `chunk`, `unbind`, `max(dim)`, `topk`, `sort`, adaptive max-pooling: each output by an op of its own."""
+    """`split`, `unbind`, `max(dim)`, `topk`, `var_mean`, adaptive max-pooling, ...: each output by an op of its own."""
     changed = False
     for node in calls(captured.module.graph, "getitem"):
         source, index = node.args
@@ -37,6 +37,13 @@ def _rewrite(node: fx.Node, source: fx.Node, index: int) -> bool:
         replace(node, aten.select.int, (x, args[1] if len(args) > 1 else 0, index))
     elif short == "max" and index == 0:
         replace(node, aten.amax.default, (x, [args[1]], *args[2:]))
+    elif short == "var_mean":
+        rest = dict(source.kwargs)
+        dims, keep = args[1] if len(args) > 1 else None, rest.get("keepdim", False)
+        if index == 0:
+            replace(node, aten.var.correction, (x, dims), rest)
+        else:
+            replace(node, aten.mean.dim, (x, dims, keep))
     elif short in ("topk", "sort") and index == 0:
         dim = args[{"topk": 2, "sort": 1}[short]] if len(args) > {"topk": 2, "sort": 1}[short] else -1
         order = before(node, operator.getitem, (source, 1), source.meta["val"][1])
@@ -65,15 +72,18 @@ def open_copies(captured: Captured) -> list[str]:
 
 
 def open_variants(captured: Captured) -> list[str]:
-    """Ops that are others in disguise: `type_as`, sums with a product of matrices."""
+    """Ops that are others in disguise: `type_as`, `concatenate`, sums with a product of matrices."""
     graph = captured.module.graph
+    joined = calls(graph, "concat", "concatenate")
+    for node in joined:
+        node.target = aten.cat.default
     cast = calls(graph, "type_as")
     for node in cast:
         replace(node, aten.to.dtype, (node.args[0], node.meta["val"].dtype))
     sums = calls(graph, "baddbmm") + [n for n in calls(graph, "addmm") if n.args[0].op != "get_attr"]  # type: ignore[union-attr]
     for node in sums:
         _open_sum(node)
-    return [""] if cast or sums else []
+    return [""] if joined or cast or sums else []
 
 
 def _open_sum(node: fx.Node) -> None:

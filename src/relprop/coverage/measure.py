@@ -67,7 +67,8 @@ class Row:
 def measure(row: Row, subject: Subject) -> None:
     """Fill the row.
 
-    A model whose samples cannot be told apart, or share an input, is tried with one sample; one that amplifies rounding errors in float64.
+    A model whose samples cannot be told apart, or share an input, is tried with one sample; one that amplifies
+    rounding errors in float64.
     """
     row.parameters = sum(p.numel() for p in subject.model.parameters())
     row.dtype = "float32"
