@@ -23,8 +23,9 @@ demo: $(READY)
 	  --composite lrp_zero --composite epsilon:epsilon=0.25,epsilon_mode=std --composite gamma --composite montavon2019 \
 	  -o demo.png
 
+# One process a core, each with one thread: most of the time goes into torch.export, which uses one.
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -27,6 +27,7 @@ from .graph import line_of, module_path, where
 from .guards import check_devices, check_inputs, check_weights, type_remedy
 from .ops import OPENED, REASONS, Family, lookup
 from .ops import name as op_name
+from .recurrence import PACKED, holds_packed
 from .samples import symbolic
 from .values import difference, same
 
@@ -136,25 +137,30 @@ def runs_as(captured: Captured, model: nn.Module, tensors: list[Tensor]) -> bool
 
 
 def _mixes(captured: Captured, tensors: list[Tensor], got: Tensor) -> bool:
-    """Whether the first sample gives another output alone, or among copies of itself, than in the batch."""
+    """Whether the first or the last sample gives another output alone, or among copies of itself, than in the batch."""
     if captured.single:
         return False  # compared with the model's own batch
-    alone = run(captured, _first_alone(captured, tensors))
-    alone = alone if captured.dynamic else alone[:1]
-    if alone.numel() != got[:1].numel():
-        return True  # every sample is scored against all of them
-    if alone.shape != got[:1].shape or same(alone, got[:1]):  # squeeze() shapes a batch of one in its own way
-        return False
-    return difference(alone, got[:1]) > 10 * noise_of(captured, tensors, got)
+    for sample in (0, len(got) - 1):
+        expected = got[sample : sample + 1]
+        alone = run(captured, _alone(captured, tensors, sample))
+        alone = alone if captured.dynamic else alone[:1]
+        if alone.numel() != expected.numel():
+            return True  # every sample is scored against all of them
+        if alone.shape != expected.shape or same(alone, expected):  # squeeze() shapes a batch of one in its own way
+            continue
+        if difference(alone, expected) > 10 * noise_of(captured, tensors, got):
+            return True
+    return False
 
 
-def _first_alone(captured: Captured, tensors: list[Tensor]) -> list[Tensor]:
-    """The first sample alone, or, where the graph is for one batch size, the first sample for all."""
-    pairs = zip(tensors, captured.moving, strict=True)
-    first = [t[:1].clone() if moves else t.clone() for t, moves in pairs]
+def _alone(captured: Captured, tensors: list[Tensor], sample: int) -> list[Tensor]:
+    """A sample alone, or, where the graph is for one batch size, the same sample for all."""
     if captured.dynamic:
-        return first
-    return [f.expand(t.shape).clone() if m else f for f, t, m in zip(first, tensors, captured.moving, strict=True)]
+        pairs = zip(tensors, captured.moving, strict=True)
+        return [t[sample : sample + 1].clone() if moves else t.clone() for t, moves in pairs]
+    dims = [next((d for d, n in enumerate(t.shape) if n == captured.batch), None) for t in tensors]
+    along = zip(tensors, dims, strict=True)
+    return [(t if d is None else t.narrow(d, sample, 1).expand(t.shape)).clone() for t, d in along]
 
 
 class _Values(fx.Interpreter):
@@ -171,15 +177,19 @@ class _Values(fx.Interpreter):
 
 
 def _first_mixing(captured: Captured, tensors: list[Tensor]) -> str:
-    """The op whose value for the first sample first depends on the others, and what is known of it."""
+    """The op whose value for a sample first depends on the others, and what is known of it."""
     many = _Values(captured.module).values(*[t.clone() for t in tensors])
-    one = _Values(captured.module).values(*_first_alone(captured, tensors))
-    for node, value in many.items():
-        rows = isinstance(value, Tensor) and value.is_floating_point() and value.dim() and len(value) == captured.batch
-        if rows and one[node][:1].shape == value[:1].shape and not same(one[node][:1], value[:1]):
-            source = node.args[0] if op_name(node.target) == "getitem" and isinstance(node.args[0], fx.Node) else node
-            reason = REASONS.get(op_name(source.target))
-            return where(source) + (f" ({reason})" if reason else "")
+    for sample in (0, captured.batch - 1):
+        one = _Values(captured.module).values(*_alone(captured, tensors, sample))
+        for node, value in many.items():
+            rows = isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0
+            if not rows or len(value) != captured.batch:
+                continue
+            expected, alone = value[sample : sample + 1], one[node][:1]
+            if alone.shape == expected.shape and not same(alone, expected):
+                source = node.args[0] if op_name(node.target) == "getitem" else node
+                reason = REASONS.get(op_name(source.target))  # type: ignore[union-attr]
+                return where(source) + (f" ({reason})" if reason else "")  # type: ignore[arg-type]
     return "an op that relprop could not single out"
 
 
@@ -280,6 +290,8 @@ def _refusal(e: Exception) -> str:
             "a decision on tensor values cannot be recorded: replace `if`, `while`, `.item()`, `int(...)` on a tensor "
             "by torch.where or a fixed bound"
         )
+    if holds_packed(e):
+        advice = PACKED
     first = kind.strip().splitlines()[0][:300]
     report = "`torch.export.export(model, args, strict=False)` shows the full report"
     return f"forward cannot be exported at {line}: {first}\nRemedy: {advice}; {report}"

@@ -22,6 +22,9 @@ Path = int | tuple[int, int]
 # Where frames of a traceback are not the user's.
 NOT_THE_USERS = (str(pathlib.Path(torch.__file__).parent), str(pathlib.Path(__file__).parent), "<")
 
+# Layers with weights: what stands before and after them is counted by depth, first and last.
+WEIGHTED = (Family.AFFINE, Family.RECURRENT)
+
 # Which live operands of a node a rule feeds: argument positions, the signal of a product, or (None) all.
 Feeds = tuple[int, ...] | str | None
 
@@ -297,13 +300,11 @@ class Reading:
         for node in self.graph.nodes:
             if node in self.reached:
                 sources = self._fed.get(node, ())
-                below[node] = int(self.family(node) is Family.AFFINE) + max(
-                    (below.get(n, 0) for n in sources), default=0
-                )
+                below[node] = int(self.family(node) in WEIGHTED) + max((below.get(n, 0) for n in sources), default=0)
         for node in reversed(self.graph.nodes):
             if node in self.reached:
                 above.setdefault(node, 0)
-                above[node] += int(self.family(node) is Family.AFFINE)
+                above[node] += int(self.family(node) in WEIGHTED)
                 for n in self._fed.get(node, ()):
                     above[n] = max(above.get(n, 0), above[node])
         return above, below

@@ -354,7 +354,12 @@ FUNCTIONS = {
 # Why some ops have no rule, and what to do instead: told in the error that names them.
 _TWO = "both factors depend on the input; products of two live matrices have no rule yet"
 _RANDOM = "it is random, and an explanation of a random output means nothing; make forward deterministic in eval mode"
+_TIME = "it reads the first dimension as time steps, not as samples: give the layer batch_first=True"
 REASONS = {
+    "lstm": _TIME,
+    "gru": _TIME,
+    "rnn_tanh": _TIME,
+    "rnn_relu": _TIME,
     "_native_batch_norm_legit": "it normalizes with the statistics of the batch, so that a sample's output depends on "
     "the other samples; give the layer running statistics (track_running_stats=True) and train or calibrate them",
     "rand": _RANDOM,

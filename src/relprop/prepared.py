@@ -223,7 +223,14 @@ class Prepared:
             entry = OpEntry(name, module_path(a.node), op_name(a.node.target), a.rule.name, *amounts)
             entries.append(replace(entry, constant=held_summands(a.node, self.reading)))
         start = R.reshape(len(score), -1).sum(1)
-        return relevance, recorded, Ledger(score, start, each, entries, rtol=self._rtol())
+        return relevance, recorded, Ledger(score, start, self._by_sample(each), entries, rtol=self._rtol())
+
+    def _by_sample(self, relevance: list[Tensor]) -> list[Tensor]:
+        """Relevance of the inputs with the samples in front: an initial state may have its layers there."""
+        if self.captured.dynamic or self.captured.single:
+            return relevance
+        dims = [self.reading.batch(n) for n in self.captured.explained]
+        return [r.movedim(d, 0) if isinstance(d, int) else r for r, d in zip(relevance, dims, strict=True)]
 
     def _rtol(self) -> float:
         """How well the ledger is to close: a model in float64 may normalize in float32 (Hugging Face's RMSNorm)."""

@@ -42,11 +42,12 @@ class Samples:
 
     def of(self, node: fx.Node) -> Batch:
         """Where the samples are in the node's value."""
-        dim = batch_dim(node)
         outer = self._outer.get(node, 1)
-        if dim is None or outer == 1:
-            return dim
-        return dim, outer, _hint(node.meta["val"].shape[dim]) // _hint(self._one) // outer
+        return batch_dim(node) if outer == 1 else (int(batch_dim(node) or 0), outer, self._rows(node) // outer)
+
+    def _rows(self, node: fx.Node) -> int:
+        """How many entries of the batch dimension a sample has."""
+        return _hint(node.meta["val"].shape[batch_dim(node)]) // _hint(self._one)
 
     def _blocks(self, node: fx.Node) -> int:
         """`outer` of a value: that of what it is computed from, changed by reshapes alone."""
@@ -56,10 +57,11 @@ class Samples:
         source: Any = node.args[0]
         if batch_dim(source) is None:
             return 1
-        blocks = self._outer.get(source, 1) * _leading(source)
-        if blocks % _leading(node):
+        blocks, torn = divmod(self._outer.get(source, 1) * _leading(source), _leading(node))
+        if torn or not blocks or self._rows(node) % blocks:
             self.torn.append(node)
-        return max(1, blocks // _leading(node))
+            return 1
+        return blocks
 
 
 def _leading(node: fx.Node) -> int:

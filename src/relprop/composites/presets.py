@@ -197,7 +197,7 @@ def _box(name: str, low: Bound | None, high: Bound | None) -> RuleFunction:
     return partial(rules.z_box, low=low, high=high)
 
 
-@recipe()
+@recipe(epsilon=0.0)
 def lrp_zero(c: Common) -> Pairs:
     """LRP-0 on every layer: gradient × input on ReLU networks (Bach et al. 2015)."""
     linear = family("affine") | family("average") | family("batch_norm")

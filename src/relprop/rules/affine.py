@@ -28,15 +28,15 @@ def stabilizer(z: Tensor, epsilon: float, mode: str, batch: Batch = 0, *, of: Te
 
     `of`: what to take the scale of instead of z, where z holds a constant that says nothing of scale.
     """
-    sign = torch.where(z < 0, -1.0, 1.0).to(z.dtype)
-    if mode == "absolute":
-        return epsilon * sign
     samples, dims = by_sample(z if of is None else of, batch)
-    if mode == "std":
+    if mode == "absolute":
+        scale = z.new_ones(())
+    elif mode == "std":
         scale = samples.std(dims, correction=0, keepdim=True) if dims else torch.zeros_like(z)
     else:
-        scale = samples.square().mean(dims, keepdim=True).sqrt() if dims else z.abs()
-    return (epsilon * scale * sign.reshape(samples.shape)).reshape(z.shape)
+        scale = samples.square().mean(dims, keepdim=True).sqrt() if dims else samples.abs()
+    signed = by_sample(z, batch)[0] + 0.0  # of −0 the sign is + too
+    return torch.copysign((epsilon * scale).expand(signed.shape), signed).reshape(z.shape)
 
 
 def quotient(R: Tensor, d: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from .registry import Rule
 
 BIAS = ("absorb", "ignore", "share")
 EPSILON = ("rms", "std", "absolute")
+GATE = ("signal", "half")
 
 
 def check_parameters(rule: Rule, given: dict[str, Any]) -> None:
@@ -31,7 +32,7 @@ def check_parameters(rule: Rule, given: dict[str, Any]) -> None:
     for name in ("gamma", "epsilon"):
         if name in given and not _number(given[name]) >= 0:
             raise CompositeError(f"{name}={given[name]!r}: it must be a number that is not negative")
-    for name, choices in (("bias", BIAS), ("epsilon_mode", EPSILON)):
+    for name, choices in (("bias", BIAS), ("epsilon_mode", EPSILON), ("gate", GATE)):
         if name in given and given[name] not in choices:
             raise CompositeError(f"{name}={given[name]!r}: it is one of {', '.join(choices)}")
     if "power" in given and not (_number(given["power"]) >= 1 and given["power"] == int(given["power"])):
