@@ -207,6 +207,8 @@ def load_reader(spec: str, dtype: str = "float32") -> Reader:
     if path.startswith((".", "/", "~")) and not folder.is_dir():
         raise InputError(f"--model {spec}: there is no folder '{folder}'")
     where = str(folder) if folder.is_dir() else path
+    if folder.is_dir():
+        transformers.utils.logging.disable_progress_bar()  # a hub's download takes long, a folder does not
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise InputError(
             f"--model {spec}: the folder holds no config.json; write it with model.save_pretrained(folder)"

@@ -301,6 +301,7 @@ TABLE: dict[Any, Op] = {
         aten.diagonal.default,
         aten.rot90.default,
     ),
+    **_shape(aten.scatter.value, sign=Sign.UNKNOWN),
     **_shape(aten.masked_fill.Scalar, aten.masked_fill.Tensor, sign=Sign.UNKNOWN),
     **_shape(aten.cat.default, aten.stack.default),
     **_rows(Op(Family.SHAPE, live=(0, 1), sign=Sign.KEPT), aten.slice_scatter.default, aten.select_scatter.default),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from ..captured import Captured
+from ..samples import batch_dim
 from .edit import attach, calls, constant, replace
 
 MASK, DROPOUT, CAUSAL = 3, 4, 5
@@ -22,38 +23,33 @@ def plain_masks(captured: Captured) -> list[str]:
     module, found = captured.module, 0
     for node in calls(module.graph, "scaled_dot_product_attention"):
         args = list(node.args) + [None, 0.0, False][len(node.args) - MASK :]
-        mask = args[MASK]
-        value = _value(module, mask) if isinstance(mask, fx.Node) and mask.op != "get_attr" else None
-        if value is None or not bool((value == value[:1]).all()):
+        mask: Any = args[MASK]
+        value = _value(module, mask) if isinstance(mask, fx.Node) else None
+        if value is None:
             continue
-        value = value[:1]
-        causal = bool(torch.equal(_allowed(value), torch.ones_like(_allowed(value)).tril()))
-        square = value.shape[-1] == value.shape[-2]
-        if bool(_allowed(value).all()):
-            args[MASK] = None
-        elif causal and square and _is_plain(value):
-            args[MASK], args[CAUSAL] = None, True
-        else:
-            args[MASK] = attach(module, node, f"mask_{node.name}", value)
+        plain = _plain(value)
+        if plain is value and mask.op == "get_attr":
+            continue
+        args[MASK] = attach(module, node, f"mask_{node.name}", plain) if isinstance(plain, Tensor) else None
+        args[CAUSAL] = args[CAUSAL] or plain is True
         replace(node, node.target, tuple(args), dict(node.kwargs))
+        module.graph.erase_node(node)  # it may draw random numbers, so that it is not taken for dead code
         found += 1
     return [f"{found} attention mask(s) that depend on sizes alone computed once"] if found else []
 
 
-def _allowed(mask: Tensor) -> Tensor:
-    """Where attention is allowed without a bias."""
-    return mask if mask.dtype == torch.bool else mask == 0
-
-
-def _is_plain(mask: Tensor) -> bool:
-    """Whether what is not allowed is forbidden, rather than given a bias."""
-    if mask.dtype == torch.bool:
-        return True
-    return bool((mask[mask != 0] <= torch.finfo(mask.dtype).min).all())
+def _plain(mask: Tensor) -> Tensor | bool:
+    """True for a causal mask, False for one that allows everything, else the mask."""
+    allowed = mask if mask.dtype == torch.bool else mask == 0
+    if bool(allowed.all()):
+        return False
+    forbids = mask.dtype == torch.bool or bool((mask[~allowed] <= torch.finfo(mask.dtype).min).all())
+    square = mask.shape[-1] == mask.shape[-2]
+    return True if forbids and square and torch.equal(allowed, torch.ones_like(allowed).tril()) else mask
 
 
 def _value(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
-    """The value of a node, at the batch size of capture, if it depends on constants and sizes alone."""
+    """The value of a node if it depends on constants and sizes alone, and is the same for every sample."""
     inside: set[fx.Node] = set()
     stack = [node]
     while stack:
@@ -69,7 +65,11 @@ def _value(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
         if n in inside:
             known[n] = _run(module, n, known)
     value = known[node]
-    return value if isinstance(value, Tensor) and value.dim() == 4 and len(value) > 0 else None
+    if not isinstance(value, Tensor) or value.dim() < 2:
+        return None
+    if batch_dim(node) is None:
+        return value
+    return value[:1] if batch_dim(node) == 0 and bool((value == value[:1]).all()) else None
 
 
 def _is_size(node: fx.Node) -> bool:
