@@ -7,12 +7,13 @@ everything else, is put in evaluation mode and exported with a dynamic batch.
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import threading
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from typing import Any
 
@@ -257,8 +258,9 @@ def _graph(flat: nn.Module, tensors: tuple[Tensor, ...], shapes: Any) -> fx.Grap
     quiet = [logging.getLogger(f"torch.{n}") for n in ("fx.experimental.symbolic_shapes", "_subclasses.fake_tensor")]
     levels, hooks = [logger.level for logger in quiet], nn.modules.module._global_buffer_registration_hooks
     registered = dict(hooks)  # torch 2.11 leaves its own behind when an export fails
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, of its internals
+    # what torch prints and warns of: its internals, and a graph in part where an export fails
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
         for logger in quiet:  # a refusal is told by our error, once
             logger.setLevel(logging.CRITICAL)
         try:

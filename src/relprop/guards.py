@@ -57,7 +57,7 @@ def check_devices(model: nn.Module, tensors: list[Tensor], spec: InputSpec) -> N
 def type_remedy(model: nn.Module, tensors: list[Tensor]) -> str:
     """A remedy where the inputs' types differ from the weights'."""
     weights = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    odd = [t.dtype for t in tensors if weights and t.dtype not in weights]
+    odd = [t.dtype for t in tensors if weights and t.is_floating_point() and t.dtype not in weights]
     return (
         f". The weights are {weights.pop()}, an input is {odd[0]}: convert it with .to(...) as in training"
         if odd

@@ -197,7 +197,14 @@ def model_inputs(model: nn.Module, tokenizer: Any, encoded: Sequence[Sequence[Pi
     if "token_type_ids" in taken and "token_type_ids" in tokenizer.model_input_names:
         inputs["token_type_ids"] = padded([[p.kind for p in pieces] for pieces in encoded], 0)
     needed = "attention_mask" in taken and taken["attention_mask"].default is inspect.Parameter.empty
-    if needed or any(len(pieces) < longest for pieces in encoded):
+    padding_needed = any(len(pieces) < longest for pieces in encoded)
+    free = any(p.kind is p.VAR_KEYWORD for p in taken.values())
+    if padding_needed and "attention_mask" not in taken and not free:
+        raise InputError(
+            f"{type(model).__name__} takes no attention_mask, so that the shorter of several texts cannot be padded; "
+            "explain the texts one at a time"
+        )
+    if needed or padding_needed:
         inputs["attention_mask"] = padded([[1] * len(pieces) for pieces in encoded], 0)
     if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in taken:
         start = getattr(config, "decoder_start_token_id", None)

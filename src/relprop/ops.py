@@ -315,7 +315,13 @@ TABLE: dict[Any, Op] = {
     ),
     **_shape(aten.view_as_real.default, aten.view_as_complex.default, aten.real.default, sign=Sign.UNKNOWN),
     **_rows(Op(Family.SHAPE, live=(1, 2)), aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther),
-    **_rows(Op(Family.SHAPE, live=(0, 1)), aten.maximum.default, aten.minimum.default),
+    **_rows(
+        Op(Family.SHAPE, live=(0, 1)),
+        aten.maximum.default,
+        aten.minimum.default,
+        aten.max.other,
+        aten.min.other,
+    ),
     **_rows(Op(Family.EMBEDDING, live=(1,)), aten.embedding.default),
 }
 
@@ -353,7 +359,6 @@ FUNCTIONS = {
 
 
 # Why some ops have no rule, and what to do instead: told in the error that names them.
-_TWO = "both factors depend on the input; products of two live matrices have no rule yet"
 _RANDOM = "it is random, and an explanation of a random output means nothing; make forward deterministic in eval mode"
 _TIME = "it reads the first dimension as time steps, not as samples: give the layer batch_first=True"
 REASONS = {
@@ -365,7 +370,7 @@ REASONS = {
     "the other samples; give the layer running statistics (track_running_stats=True) and train or calibrate them",
     "rand": _RANDOM,
     "rand_like": _RANDOM,
-    "bilinear": _TWO,
+    "bilinear": 'write it as torch.einsum("bi,oij,bj->bo", x, weight, y)',
     "embedding": "its index is computed from the tokens (shifted, sliced, clamped): their relevance would be "
     "incomplete; compute the indices before the model and pass each as an input",
     "fractional_max_pool2d": "its windows are random; use max_pool2d or adaptive_max_pool2d",

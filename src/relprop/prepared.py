@@ -151,7 +151,7 @@ class Prepared:
         keeping = sorted({a.rule.name for a in self.assignment if not a.rule.conserves})
         if not keeping:
             return "every rule conserves relevance: inputs, biases and ε sum to the score"
-        return f"{', '.join(keeping)} do not conserve relevance; the ledger's residual says how much they keep"
+        return f"not conserving in every case: {', '.join(keeping)}; the ledger's residual says how much is kept"
 
     def run(self, program: Program, tensors: list[Tensor], target: Target, ledger: bool) -> Explanation:
         portions = self.captured.portions(tensors)

@@ -3,7 +3,7 @@
 outputs     ops with several outputs, and spelled-out variants, become ops with one output
 recurrent   recurrent networks and cells become one op a layer and direction
 cleanup     dropout and identities go; what depends on parameters alone becomes a constant
-attention   masks that depend on sizes alone are written plainly, causal ones as is_causal
+attention   softmax is one op; masks that depend on sizes alone are written plainly, causal ones as is_causal
 batch_norm  folded into the neighbouring weighted layer where that is exact, else one affine op
 lrn         local response normalization is one op again
 regions     elementwise functions spelled out in several ops count as one activation
@@ -28,7 +28,7 @@ Pass = Callable[[Captured], list[str]]
 PASSES: tuple[Pass, ...] = (
     cleanup.free_views, outputs.single_outputs, recurrent.open_layers, outputs.open_copies, outputs.plain_convolutions,
     outputs.open_glu, outputs.open_variants, cleanup.drop_identities, cleanup.fold_constants, attention.plain_masks,
-    batch_norm.as_scale_shift, batch_norm.fold, lrn.recognize, regions.mark,
+    attention.written_softmax, batch_norm.as_scale_shift, batch_norm.fold, lrn.recognize, regions.mark,
 )  # fmt: skip
 
 

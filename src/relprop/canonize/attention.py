@@ -1,4 +1,4 @@
-"""Masks of fused attention that say nothing of the input: causal ones as `is_causal`, others as constants.
+"""Attention in its plain form: softmax as one op, masks that say nothing of the input as `is_causal` or constants.
 
 A written mask costs its memory and, on a GPU, the flash kernel; Hugging Face's language models hand over one even where
 every token may see all that come before it.
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from .. import ops
 from ..captured import Captured
 from ..samples import batch_dim
 from .edit import attach, calls, constant, replace
@@ -36,6 +37,27 @@ def plain_masks(captured: Captured) -> list[str]:
         module.graph.erase_node(node)  # it may draw random numbers, so that it is not taken for dead code
         found += 1
     return [f"{found} attention mask(s) that depend on sizes alone computed once"] if found else []
+
+
+def written_softmax(captured: Captured) -> list[str]:
+    """exp(x) / Σ exp(x), with or without its largest entry subtracted, as the softmax it is."""
+    found = 0
+    for node in calls(captured.module.graph, "div"):
+        above, below = node.args[:2]
+        if not (_is(above, "exp") and _is(below, "sum") and below.args[0] is above and len(below.args) == 3):  # type: ignore[union-attr]
+            continue
+        x, (dims, keepdim) = above.args[0], below.args[1:]  # type: ignore[union-attr]
+        if not keepdim or len(dims) != 1 or below.kwargs:  # type: ignore[arg-type, union-attr]
+            continue
+        if _is(x, "sub") and _is(x.args[1], "amax") and x.args[1].args[0] is x.args[0]:  # type: ignore[union-attr]
+            x = x.args[0]  # type: ignore[union-attr]
+        replace(node, torch.ops.aten.softmax.int, (x, dims[0]))  # type: ignore[index]
+        found += 1
+    return [f"{found} softmax written out"] if found else []
+
+
+def _is(node: Any, name: str) -> bool:
+    return isinstance(node, fx.Node) and node.op == "call_function" and ops.name(node.target) == name
 
 
 def _plain(mask: Tensor) -> Tensor | bool:

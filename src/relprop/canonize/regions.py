@@ -116,7 +116,10 @@ def value_at_zero(inside: Sequence[fx.Node], root: fx.Node) -> float:
 
 
 def _strength(node: fx.Node) -> Strength:
-    """What an elementwise function is as a factor: a gate if bounded like a sigmoid, a statistic if falling like 1/x."""
+    """What an elementwise function is as a factor: a gate if bounded like a sigmoid, a statistic if it falls like 1/x.
+
+    By its values: it has no other arguments than numbers.
+    """
     root, inside = node.meta["relprop_root"], body(node)
     if {n for m in inside for n in m.all_input_nodes} - set(inside) - {root}:
         return Strength.ACTIVATED  # it depends on tensors

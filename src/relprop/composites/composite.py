@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, final
 
+import torch
 from torch import fx
 
 from .. import rules
@@ -154,7 +155,7 @@ class Assignment:
         """Raise for an op without a rule, and for a required pattern that matched nothing."""
         idle = "\n".join(self.idle(reading))
         if self.missing:
-            lines = [missing_message(n, reading) for n in self.missing[:5]]
+            lines = list(dict.fromkeys(missing_message(n, reading) for n in self.missing))[:5]
             raise RuleError("\n".join([*lines, idle] if idle else lines))
         if idle:
             raise CompositeError(idle)
@@ -213,6 +214,9 @@ def _feeds(composite: Composite, node: fx.Node, reading: Reading) -> Feeds:
     return pair.rule.feeds if pair else None
 
 
+HOLD = "Where the value only weighs others, hold it, and it gets no relevance: put .detach() behind it"
+
+
 def missing_message(node: fx.Node, reading: Reading) -> str:
     """What is missing for a node, and the line to write."""
     fam, short = reading.family(node), op_name(node.target)
@@ -220,16 +224,16 @@ def missing_message(node: fx.Node, reading: Reading) -> str:
     reason = REASONS.get(op_name(source.target))
     if fam is None and (reason or lookup(node.target)):
         reason = reason or "it depends on the input in an argument for which relprop has no rule"
-        return f"no rule for {where(source)}: {reason}"
+        return f"no rule for {where(source)}: {reason}. {HOLD}"
     if fam is None and not _pointwise(source):
-        return f"no rule for {where(source)}: write the line with ops that relprop knows (relprop.ops.TABLE)"
+        return f"no rule for {where(source)}: write the line with ops that relprop knows (relprop.ops.TABLE). {HOLD}"
     if fam is None:
         return (
             f"no rule for {where(source)}. If it is elementwise, declare what the op is: "
             f"`relprop.ops.TABLE[{_target(source)}] = relprop.ops.Op(relprop.ops.Family.ACTIVATION)` (zero=False if "
             "f(0) is not 0), or write the line with other ops"
         )
-    fitting = sorted(n for n in rules.names() if fam in rules.get(n)[0].families)
+    fitting = sorted((n for n in rules.names() if fam in rules.get(n)[0].families), key=lambda n: n != "epsilon")
     return (
         f"the composite has no rule for {where(node)}. Add a pair such as "
         f"(relprop.composites.op({short!r}), relprop.rules.{fitting[0] if fitting else '...'}); rules for its family "
@@ -246,7 +250,7 @@ def _pointwise(node: fx.Node) -> bool:
 
 
 def _target(node: fx.Node) -> str:
-    return f"torch.ops.{node.target!s}" if "aten" in str(node.target) else str(node.target)
+    return f"torch.ops.{node.target!s}" if isinstance(node.target, torch._ops.OpOverload) else str(node.target)
 
 
 def bind(rule: RuleFunction, **parameters: Any) -> RuleFunction:

@@ -222,7 +222,9 @@ def _favoured_bias(b: Tensor | None, gamma: float, sign: int) -> Tensor | None:
     return None if b is None or part is None else b + gamma * part
 
 
-@rule(*LINEAR, source="Bach et al. 2015; Montavon et al. 2019, appendix 10.A; Binder et al. 2016, eq. 6")
+@rule(
+    *LINEAR, conserves=False, source="Bach et al. 2015; Montavon et al. 2019, appendix 10.A; Binder et al. 2016, eq. 6"
+)
 def alpha_beta(
     R: Tensor, f: Call, *, alpha: float | None = None, beta: float | None = None, bias: str = "absorb"
 ) -> Tensor:
@@ -237,7 +239,7 @@ def alpha_beta(
     return out if beta == 0 else out + spread(-beta * R, f, _signed(f, -1), _part(b, -1), bias=bias)
 
 
-@rule(*LINEAR, source="Montavon et al. 2017 (z⁺ rule); Zhang et al. 2016 (excitation backprop)")
+@rule(*LINEAR, conserves=False, source="Montavon et al. 2017 (z⁺ rule); Zhang et al. 2016 (excitation backprop)")
 def z_plus(R: Tensor, f: Call, *, bias: str = "absorb") -> Tensor:
     """z⁺: R_j = Σ_k (a_j w_jk)⁺ / Σ_{0,j} (a_j w_jk)⁺ · R_k
 
