@@ -55,7 +55,8 @@ def clone(model: nn.Module, *, share: bool = True) -> nn.Module:
     """The module tree copied, in evaluation mode: parameters shared (unless told), buffers and all else its own."""
     shared: dict[int, Any] = {id(p): p for p in model.parameters()} if share else {}
     for module in model.modules():  # weights computed by hooks (weight_norm) are plain tensors that deepcopy refuses
-        loose = [v for v in vars(module).values() if isinstance(v, Tensor) and not v.is_leaf]
+        held = [x for v in vars(module).values() for x in (v if isinstance(v, (list, tuple)) else [v])]
+        loose = [v for v in held if isinstance(v, Tensor) and not v.is_leaf]
         shared.update({id(v): v if share else v.detach().clone() for v in loose})
     try:
         return without_cache(copy.deepcopy(model, shared).eval())
@@ -322,7 +323,10 @@ def _explained(found: list[fx.Node], tensors: list[Tensor], spec: InputSpec) -> 
     name = spec.names[0]
     if len(found) == 1:
         dtype = tensors[0].dtype
-        raise InputError(f"{name} has dtype {dtype}; give real numbers: {name}.float(), scaled as in training")
+        raise InputError(
+            f"{name} has dtype {dtype}; give real numbers: {name}.float(), scaled as in training (token ids are "
+            "explained where an nn.Embedding, or F.embedding(ids, table), looks them up)"
+        )
     raise InputError(f"none of {', '.join(spec.names)} is a floating point tensor or goes into an embedding")
 
 

@@ -227,12 +227,24 @@ class Reading:
         """For a product: how clearly it is the weighting of a signal by a gate, and which operand is the signal."""
         if ops.name(node.target) == "div":
             return Strength.STATISTIC, 0
-        pair = self.role(node).nodes  # type: ignore[union-attr]
-        a, b = (gates.strength(n, self.live.__contains__) for n in pair)
+        pair, live = self.role(node).nodes, self.live.__contains__  # type: ignore[union-attr]
+        first, second = (gates.is_state(n, live) for n in pair)
+        if first != second:
+            return Strength.RATE, int(second)
+        a, b = (gates.strength(n, live) for n in pair)
         if a != b:
             return max(a, b), int(a > b)
-        a_state, b_state = (gates.is_state(n, self.live.__contains__) for n in pair)
-        return (Strength.NONE, None) if a_state == b_state else (Strength.RATE, int(b_state))
+        return self._step(*pair)
+
+    def _step(self, a: fx.Node, b: fx.Node) -> tuple[Strength, int | None]:
+        """Of Δ u · B and Δ B · u, with a rate Δ, the value u that the parameter B is computed from is the signal."""
+        live = self.live.__contains__
+        u, v = (gates.stepped(n, live) for n in (a, b))
+        if (u is None) == (v is None):
+            return Strength.NONE, None
+        if gates.comes_from(b, u or a, live):
+            return Strength.RATE, 0
+        return (Strength.RATE, 1) if gates.comes_from(a, v or b, live) else (Strength.NONE, None)
 
     def is_centred(self, node: fx.Node) -> bool:
         """Whether the node is x − mean(x): linear in one value, although it has two summands."""

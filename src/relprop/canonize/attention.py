@@ -49,11 +49,24 @@ def written_softmax(captured: Captured) -> list[str]:
         x, (dims, keepdim) = above.args[0], below.args[1:]  # type: ignore[union-attr]
         if not keepdim or len(dims) != 1 or below.kwargs:  # type: ignore[arg-type, union-attr]
             continue
-        if _is(x, "sub") and _is(x.args[1], "amax") and x.args[1].args[0] is x.args[0]:  # type: ignore[union-attr]
-            x = x.args[0]  # type: ignore[union-attr]
         replace(node, torch.ops.aten.softmax.int, (x, dims[0]))  # type: ignore[index]
         found += 1
-    return [f"{found} softmax written out"] if found else []
+    for node in calls(captured.module.graph, "softmax"):
+        x = node.args[0]
+        if _is(x, "sub") and _is_largest(x.args[1], x.args[0], node.args[1]):  # type: ignore[union-attr]
+            node.args = (x.args[0], *node.args[1:])  # type: ignore[union-attr]
+            found += 1
+    return [f"{found} softmax written plainly"] if found else []
+
+
+def _is_largest(node: Any, x: Any, dim: Any) -> bool:
+    """Whether a node is the largest entry of x along the dimension, which a softmax does not depend on."""
+    while _is(node, "detach"):
+        node = node.args[0]
+    if not (_is(node, "amax") and node.args[0] is x and len(node.args) > 2 and node.args[2]):
+        return False
+    rank = x.meta["val"].dim()
+    return [d % rank for d in node.args[1]] == [dim % rank]
 
 
 def _is(node: Any, name: str) -> bool:

@@ -22,6 +22,8 @@ from ..graph import Reading, operands, value
 from ..ops import Family
 
 ELEMENTWISE = (Family.ACTIVATION, Family.SCALE, Family.SUM)
+# What values of these functions can be.
+RANGES = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0), "sin": (-1.0, 1.0), "cos": (-1.0, 1.0), "erf": (-1.0, 1.0)}
 MIXED = ("where", "maximum", "minimum", "masked_fill")
 
 
@@ -123,13 +125,20 @@ def _strength(node: fx.Node) -> Strength:
     root, inside = node.meta["relprop_root"], body(node)
     if {n for m in inside for n in m.all_input_nodes} - set(inside) - {root}:
         return Strength.ACTIVATED  # it depends on tensors
-    known: dict[fx.Node, Any] = {root: torch.tensor([-1e3, -30.0, -1.0, 0.0, 1.0, 30.0, 1e3], dtype=torch.float64)}
+    ends = RANGES.get(ops.name(root.target) if root.op == "call_function" else "", (-1e3, 1e3))
+    known: dict[fx.Node, Any] = {root: torch.tensor([-1.0, -0.03, -1e-3, 0, 1e-3, 0.03, 1.0], dtype=torch.float64)}
+    low, high = ends
+    known[root] = torch.where(known[root] < 0, -low, high) * known[root]
     for n in inside:
         known[n] = n.target(*torch.fx.map_arg(n.args, known.__getitem__), **n.kwargs)  # type: ignore[operator]
     y = known[node]
-    if bool(torch.isfinite(y).all() and (y >= 0).all() and y[-1] <= 2 * y[-2] and y[0] <= 2 * y[1]):
+    real = y[~y.isnan()]  # √(1 − a²) is defined for some values alone
+    tame = [bool(end.isnan() or end <= 2 * near + 1e-9) for end, near in ((y[0], y[1]), (y[6], y[5]))]
+    if len(real) > 2 and bool((real >= -1e-12).all()) and all(tame) and bool(real.isfinite().all()):
         return Strength.BOUNDED
-    return Strength.STATISTIC if y[4] > y[5] > y[6] > 0 else Strength.ACTIVATED
+    if y[4] > y[5] > y[6] > 0:
+        return Strength.STATISTIC
+    return Strength.RATE if bool((y[:6] > -1e-12).all() and y[3] > 1e-12) else Strength.ACTIVATED
 
 
 def body(node: fx.Node) -> list[fx.Node]:

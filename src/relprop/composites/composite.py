@@ -246,6 +246,9 @@ def _pointwise(node: fx.Node) -> bool:
     v = value(node)
     sources = [value(n) for n in node.all_input_nodes]
     shapes = [s.shape for s in sources if hasattr(s, "shape")]
+    schema = getattr(node.target, "_schema", None)
+    if schema is not None and any(argument.name in ("dim", "dims") for argument in schema.arguments):
+        return False  # it runs along a dimension: a cumulative product, a sort
     return hasattr(v, "shape") and v.is_floating_point() and len(shapes) == 1 and tuple(shapes[0]) == tuple(v.shape)
 
 

@@ -120,7 +120,7 @@ convolution = Pattern("convolution", lambda n, r: ops.name(n.target).startswith(
 dense = Pattern("dense", lambda n, r: r.family(n) is Family.AFFINE and not ops.name(n.target).startswith("conv"))
 normalizing = Pattern("normalizing", lambda n, r: _weighing(n, r) is Strength.STATISTIC)
 weighted = Pattern("weighted", lambda n, r: _weighing(n, r) is Strength.WEIGHTS)
-gated = Pattern("gated", lambda n, r: Strength.CLIPPED <= _weighing(n, r) <= Strength.BOUNDED)
+gated = Pattern("gated", lambda n, r: _weighing(n, r) in (Strength.RATE, Strength.BOUNDED))
 activated = Pattern("activated", lambda n, r: _weighing(n, r) is Strength.ACTIVATED)
 centred = Pattern("centred", lambda n, r: r.family(n) is Family.SUM and r.is_centred(n))
 units = Pattern("units", lambda n, r: r.changes_units(n))

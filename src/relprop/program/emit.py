@@ -18,7 +18,7 @@ from .. import ops, rules, targets
 from ..canonize.regions import body, value_at_zero
 from ..captured import Captured
 from ..composites import Assigned, Assignment
-from ..graph import Reading
+from ..graph import Reading, value
 from ..ops import Family
 
 # Ops that are zero for every negative input.
@@ -134,7 +134,14 @@ class _Emitter:
         if self.ledger:
             self.ledgers.append((a.node.name, self.add(f"L_{a.node.name}", rules.kept, (R, call, *sent))))
         for n, r in zip(live.values(), sent, strict=True):
-            self.relevance.setdefault(n, []).append(r)
+            self.relevance.setdefault(n, []).append(self.narrowed(r, n, a.node))
+
+    def narrowed(self, R: fx.Node, operand: fx.Node, node: fx.Node) -> fx.Node:
+        """Relevance in the precision of the operand it goes to, where the op computes in a wider one."""
+        wide = [promoted(n) for n in (operand, node)]
+        if None in wide or wide[0] is wide[1]:
+            return R
+        return self.add(f"{R.name}_narrow", ops.aten.to.dtype, (R, wide[0]))
 
     def call(self, a: Assigned, live: dict[Any, fx.Node]) -> fx.Node:
         """The `Call` object of a node: its op, arguments and what is known of them."""
@@ -220,6 +227,13 @@ class _Emitter:
             made[n] = self.graph.node_copy(n, lambda x: made[x] if x in made else self.copied[x])
             made[n].name = f"{n.name}_at_0"
         return made[node]
+
+
+def promoted(node: fx.Node) -> torch.dtype | None:
+    """The type relevance of a value has: at least float32; None for values that are no real numbers."""
+    v = value(node)
+    real = isinstance(v, Tensor) and v.is_floating_point()
+    return torch.promote_types(v.dtype, torch.float32) if real else None
 
 
 def _item(values: Sequence[Tensor], index: int) -> Tensor:

@@ -6,6 +6,8 @@ back, and each operand is multiplied with its g.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,9 +17,6 @@ from .call import Call, pullback
 from .registry import rule
 
 QUERY, KEY, VALUE, MASK = range(4)
-# What half of each product leaves: A v gives v and A one half each, q kᵀ one half of that to q and k. The scores are
-# a sum q kᵀ + m, where a mask that depends on the input keeps its own term.
-SHARES = {QUERY: 0.25, KEY: 0.25, VALUE: 0.5, MASK: 0.5}
 
 
 @rule(Family.ATTENTION, feeds=(VALUE,), source="Ali et al. 2022 (CP-LRP)")
@@ -34,16 +33,26 @@ def attention_shared(
     """R_v = ½ v ⊙ g_v, R_q = ¼ q ⊙ g_q, R_k = ¼ k ⊙ g_k, with g the gradient of Σ s ⊙ y, s = R / (y + ε sign(y))
 
     Each product is shared equally and the softmax is expanded to first order, R_i = x_i (R_i − A_i Σ_j R_j), whose
-    remainder is booked as residual.
+    remainder is booked as residual. A product with a constant factor is no product: if v is constant the weights take
+    all of it, if k is constant q takes all of the scores. A mask that depends on the input is a summand of the scores.
     """
     s = _quotient(R, f, epsilon, epsilon_mode)
     g = pullback(f.at, *f.operands)(s)
-    shared = ((SHARES[int(p)], a, t) for p, a, t in zip(f.live, f.operands, g, strict=True))  # type: ignore[arg-type]
+    shares = _shares(f)
+    shared = ((shares[p], a, t) for p, a, t in zip(f.live, f.operands, g, strict=True))
     out = tuple(share * torch.where(torch.isfinite(a), a, 0.0) * t for share, a, t in shared)  # −∞ in a mask: no term
     if f.ledger:
         passed = sum(f.rows(r, i) for i, r in enumerate(out))
         f.kept["residual"] = f.sum(R) - passed - f.kept["epsilon"]
     return out if len(out) > 1 else out[0]
+
+
+def _shares(f: Call) -> dict[Any, float]:
+    """What a half for each factor of a product of two live values leaves for q, k, v and the mask."""
+    value = 0.5 if len(f.live) > 1 else 1.0
+    weights = 0.5 if VALUE in f.live else 1.0
+    scores = weights / 2 if QUERY in f.live and KEY in f.live else weights
+    return {QUERY: scores, KEY: scores, VALUE: value, MASK: weights}
 
 
 def _quotient(R: Tensor, f: Call, epsilon: float, epsilon_mode: str) -> Tensor:
