@@ -147,7 +147,7 @@ def test_record_of_an_unknown_module_lists_the_modules() -> None:
     words = ["'nothing'", r"\b0\b", r"\b2\b"]
     refuse(InputError, words, lambda: relprop.explain(MODEL, X, composite="epsilon", record=("nothing",)), MODEL)
     shared = nn.Sequential(Net(lambda m, x: m.f(torch.relu(m.f(x))), f=nn.Linear(4, 4)))
-    words = [r"'0\.f'", "2 times", "0_f_2"]
+    words = [r"'0\.f'", "2 values leave", "0_f_2"]
     refuse(InputError, words, lambda: relprop.explain(shared, X, composite="epsilon", record=("0.f",)), shared)
 
 
@@ -191,7 +191,10 @@ def test_an_op_without_a_rule_is_named_and_the_printed_remedy_works() -> None:
 NO_RULE: dict[str, tuple[Callable[..., Tensor], str]] = {
     "a sum with a factor that depends on the input": (lambda m, x: m.net(x).lerp(x[:, :3], x[:, 1:]), "lerp"),
     "cumulative product": (lambda m, x: m.net(torch.cumprod(x, 1)), "cumprod"),
-    "a live convolution kernel": (lambda m, x: torch.conv1d(x[:, None], m.net(x)[:, None]).flatten(1), "conv1d"),
+    "a live convolution kernel": (
+        lambda m, x: torch.conv1d(x[None], m.net(x)[:, None], groups=x.shape[0])[0],
+        "conv1d",
+    ),
 }
 
 

@@ -91,7 +91,11 @@ def test_the_chapters_gamma_rule_on_hidden_layers() -> None:
 # next layer from a = relu(x), x and a negative vector v, and the relevance of x from the relevance of h.
 MASK = torch.tensor([True, True, False, True, False, True])
 SIGNED_AGAIN: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
-    "buffer": (lambda a, x, v: a + v, lambda R, h, a, v: R * a / (h + dense.stabilizer(h, 1e-6, "rms"))),
+    # ε is relative to the summand that depends on the input, a >= 0
+    "buffer": (
+        lambda a, x, v: a + v,
+        lambda R, h, a, v: R * a / (h + dense.stabilizer(a, 1e-6, "rms") * torch.where(h >= 0, 1.0, -1.0)),
+    ),
     # Sums of functions of one entry are one activation, which passes relevance.
     "alpha": (lambda a, x, v: torch.add(a, torch.relu(-x), alpha=-2), lambda R, h, a, v: R),
     "difference": (lambda a, x, v: a - torch.relu(-x), lambda R, h, a, v: R),

@@ -103,7 +103,7 @@ MODELS: dict[str, tuple[type[RelpropError], Callable[..., object]]] = {
     "an op without a rule": (RuleError, unknown_op),
     "an overflow": (NonFiniteError, overflowing),
     "a random forward": (CaptureError, random),
-    "no tensor": (CaptureError, lambda m, x: (m.net(x), x)),
+    "no tensor": (CaptureError, lambda m, x: (m.net(x).argmax(1),)),
 }
 
 

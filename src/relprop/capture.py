@@ -145,7 +145,7 @@ def _mixes(captured: Captured, tensors: list[Tensor], got: Tensor) -> bool:
     for sample in (0, len(got) - 1):
         expected = got[sample : sample + 1]
         alone = run(captured, _alone(captured, tensors, sample))
-        alone = alone if captured.dynamic else alone[:1]
+        alone = alone if captured.dynamic else alone[sample : sample + 1]
         if alone.numel() != expected.numel():
             return True  # every sample is scored against all of them
         if alone.shape != expected.shape or same(alone, expected):  # squeeze() shapes a batch of one in its own way
@@ -187,7 +187,8 @@ def _first_mixing(captured: Captured, tensors: list[Tensor]) -> str:
             rows = isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0
             if not rows or len(value) != captured.batch:
                 continue
-            expected, alone = value[sample : sample + 1], one[node][:1]
+            row = slice(0, 1) if captured.dynamic else slice(sample, sample + 1)
+            expected, alone = value[sample : sample + 1], one[node][row]
             if alone.shape == expected.shape and not same(alone, expected):
                 source = node.args[0] if op_name(node.target) == "getitem" else node
                 reason = REASONS.get(op_name(source.target))  # type: ignore[union-attr]
@@ -273,6 +274,10 @@ def _graph(flat: nn.Module, tensors: tuple[Tensor, ...], shapes: Any) -> fx.Grap
             hooks.clear()
             hooks.update(registered)
     assert isinstance(module, fx.GraphModule)
+    for node in module.graph.nodes:  # for inputs in another memory format a view may not exist
+        if node.op == "call_function" and op_name(node.target) in ("view", "_unsafe_view"):
+            node.target = torch.ops.aten.reshape.default
+    module.recompile()
     module._forward_pre_hooks.clear()  # export's check of input sizes; ours names the argument
     return module
 

@@ -31,11 +31,13 @@ def check_inputs(tensors: list[Tensor], spec: InputSpec) -> None:
 
 
 def check_weights(model: nn.Module) -> None:
-    """Refuse NaN and infinity in the parameters and floating point buffers, by name."""
+    """Refuse NaN in the parameters and floating point buffers, and infinity in the parameters, by name."""
     for name, t in [*model.named_parameters(), *model.named_buffers()]:
-        if t.is_floating_point() and t.numel() and not bool(torch.isfinite(t.detach()).all()):
-            if name in dict(model.named_buffers()) and "mask" in name:
-                continue  # attention masks hold -inf on purpose
+        if not t.is_floating_point() or not t.numel():
+            continue
+        # a buffer may hold ±∞ on purpose: a mask of attention, the bounds of a range
+        good = torch.isfinite(t.detach()) if isinstance(t, nn.Parameter) else ~torch.isnan(t.detach())
+        if not bool(good.all()):
             raise NonFiniteError(
                 f"the weight {name!r} of {type(model).__name__} holds NaN or infinity; reload or retrain the model"
             )
@@ -57,7 +59,8 @@ def check_devices(model: nn.Module, tensors: list[Tensor], spec: InputSpec) -> N
 def type_remedy(model: nn.Module, tensors: list[Tensor]) -> str:
     """A remedy where the inputs' types differ from the weights'."""
     weights = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    odd = [t.dtype for t in tensors if weights and t.is_floating_point() and t.dtype not in weights]
+    tokens = (torch.int64, torch.int32)
+    odd = [t.dtype for t in tensors if weights and t.dtype not in weights and t.dtype not in tokens]
     return (
         f". The weights are {weights.pop()}, an input is {odd[0]}: convert it with .to(...) as in training"
         if odd

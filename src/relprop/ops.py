@@ -56,7 +56,8 @@ class Op:
     `live`: where a live tensor may stand. `weight`, `bias`: parameters of an affine map. `channel`: the
     output dimension a bias vector runs along. `adjoint(s, args, kwargs, a)`: the transposed linear map
     applied to s, for ops that carry the work; None: by automatic differentiation. `zero`: f(0) = 0.
-    `uniform`: the fixed weights of one output are all equal, so that w², and 1, are proportional to w.
+    `uniform`: the fixed weights of one output are all equal, so that w², and 1, are proportional to w. `signed`: there
+    are negative ones among them.
     """
 
     family: Family
@@ -68,6 +69,7 @@ class Op:
     sign: Sign = Sign.UNKNOWN
     zero: bool = True
     uniform: bool = False
+    signed: bool = False
 
 
 def scale_shift(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -162,6 +164,7 @@ TABLE: dict[Any, Op] = {
         aten.upsample_trilinear3d.vec,
         uniform=False,
     ),
+    **_rows(Op(Family.AVERAGE, signed=True), aten.upsample_bicubic2d.vec),
     **_average(aten.col2im.default),
     **_rows(Op(Family.BATCH_NORM, weight=1, bias=2, adjoint=adjoints.scale_shift), scale_shift),
     **_rows(
@@ -228,6 +231,9 @@ TABLE: dict[Any, Op] = {
         aten.clamp.default,
         aten.clamp_min.default,
         aten.clamp_max.default,
+        aten.clamp.Tensor,
+        aten.clamp_min.Tensor,
+        aten.clamp_max.Tensor,
         aten.threshold.default,
         aten.log_sigmoid.default,
         aten.pow.Tensor_Scalar,

@@ -26,7 +26,7 @@ from . import attention, batch_norm, cleanup, final, lrn, naming, outputs, recur
 Pass = Callable[[Captured], list[str]]
 
 PASSES: tuple[Pass, ...] = (
-    cleanup.free_views, outputs.single_outputs, recurrent.open_layers, outputs.open_copies, outputs.plain_convolutions,
+    outputs.single_outputs, recurrent.open_layers, outputs.open_copies, outputs.plain_convolutions,
     outputs.open_glu, outputs.open_variants, cleanup.drop_identities, cleanup.fold_constants, attention.plain_masks,
     attention.written_softmax, batch_norm.as_scale_shift, batch_norm.fold, lrn.recognize, regions.mark,
 )  # fmt: skip

@@ -46,14 +46,6 @@ def _is_whole(node: fx.Node) -> bool:
     return start in (0, None) and end in (None, sys.maxsize) and step in (1, None)
 
 
-def free_views(captured: Captured) -> list[str]:
-    """`view` becomes `reshape`: without the copies, and for inputs in another memory format, a view may not exist."""
-    nodes = calls(captured.module.graph, "view", "_unsafe_view")
-    for node in nodes:
-        node.target = torch.ops.aten.reshape.default
-    return [""] if nodes else []
-
-
 def fold_constants(captured: Captured) -> list[str]:
     """Evaluate once what depends on parameters and numbers alone: weight_norm, parametrizations, positions, masks."""
     module = captured.module

@@ -80,10 +80,15 @@ def open_variants(captured: Captured) -> list[str]:
     cast = calls(graph, "type_as")
     for node in cast:
         replace(node, aten.to.dtype, (node.args[0], node.meta["val"].dtype))
+    scaled = calls(graph, "addcmul")
+    for node in scaled:
+        c, a, b = node.args[:3]
+        product = before(node, aten.mul.Tensor, (a, b), node.meta["val"])
+        replace(node, aten.add.Tensor, (c, product), {"alpha": node.kwargs.get("value", 1)})
     sums = calls(graph, "baddbmm") + [n for n in calls(graph, "addmm") if n.args[0].op != "get_attr"]  # type: ignore[union-attr]
     for node in sums:
         _open_sum(node)
-    return [""] if joined or cast or sums else []
+    return [""] if joined or cast or scaled or sums else []
 
 
 def _open_sum(node: fx.Node) -> None:

@@ -141,7 +141,7 @@ class _Emitter:
         wide = [promoted(n) for n in (operand, node)]
         if None in wide or wide[0] is wide[1]:
             return R
-        return self.add(f"{R.name}_narrow", ops.aten.to.dtype, (R, wide[0]))
+        return self.add(f"{R.name}_narrow", rules.narrowed, (R, wide[0]))
 
     def call(self, a: Assigned, live: dict[Any, fx.Node]) -> fx.Node:
         """The `Call` object of a node: its op, arguments and what is known of them."""

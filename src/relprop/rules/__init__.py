@@ -15,7 +15,7 @@ registry    @rule declares a rule; get and names look rules up
 
 from .affine import alpha_beta, epsilon, flat, gamma, magnitude, power, w_square, z_box, z_plus, zero
 from .attention import attention_shared, attention_values
-from .call import Call, Linear, kept
+from .call import Call, Linear, kept, narrowed
 from .lrn import lrn_taylor
 from .normalize import held
 from .pointwise import activation, first_order, move, pass_, tokens
@@ -28,6 +28,6 @@ from .taylor import taylor
 __all__ = [
     "Call", "Linear", "Rule", "activation", "alpha_beta", "attention_shared", "attention_values", "epsilon",
     "first_order", "flat", "gamma", "get", "half", "held", "kept", "lrn_taylor", "magnitude", "move", "names",
-    "pass_", "power", "recurrent", "rule", "signal", "taylor", "tokens", "w_square", "winner", "z_box", "z_plus",
-    "zero",
+    "narrowed", "pass_", "power", "recurrent", "rule", "signal", "taylor", "tokens", "w_square", "winner", "z_box",
+    "z_plus", "zero",
 ]  # fmt: skip

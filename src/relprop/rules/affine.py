@@ -104,10 +104,16 @@ def negative(w: Tensor) -> Tensor:
 def _signed(f: Call, sign: int) -> list[Pair]:
     """Pairs (â, ŵ) whose products are the positive (+1) or negative (−1) parts of a_j w_jk."""
     same, other = (positive, negative) if sign > 0 else (negative, positive)
+    _check_sign(f)
     if not f.weighted:  # fixed weights >= 0: the sign is the input's
         return [(same(f.a), f.linear())]
     pairs = [(positive(f.a), f.linear(same))]
     return pairs if f.nonneg else [*pairs, (negative(f.a), f.linear(other))]
+
+
+def _check_sign(f: Call) -> None:
+    if f.row.signed:
+        raise RuleError(f"{name(f.op)} has fixed weights of both signs, which no rule parts by sign; use epsilon")
 
 
 def _part(b: Tensor | None, sign: int) -> Tensor | None:
@@ -207,6 +213,7 @@ def gamma(
 def _favoured(f: Call, gamma: float, sign: int) -> list[Pair]:
     """Pairs for a_j w_jk + γ (a_j w_jk)^±: w + γ w^± meets a⁺, and w + γ w^∓ meets a⁻."""
     same, other = (positive, negative) if sign > 0 else (negative, positive)
+    _check_sign(f)
     if not f.weighted:
         return [(f.a + gamma * same(f.a), f.linear())]
     if f.nonneg:

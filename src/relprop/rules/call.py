@@ -249,6 +249,11 @@ class Call:
                 self.kept[account] = self.kept[account] + amount if account in self.kept else amount
 
 
+def narrowed(R: Tensor, dtype: torch.dtype) -> Tensor:
+    """Relevance in the precision of the value it goes to, where an op computed in a wider one."""
+    return R.to(dtype)
+
+
 def in_rows(amounts: Tensor, rows: int) -> Tensor:
     """Amounts of an operand whose rows are not the output's: by blocks of rows, or in equal parts."""
     if len(amounts) == rows:
