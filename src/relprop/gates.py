@@ -67,8 +67,12 @@ def strength(node: fx.Node, live: Test) -> Strength:
 
 def _weakest(sources: list[fx.Node], live: Test) -> Strength:
     """A sum, product or joining of gates is a gate; of a gate and something else it is none."""
-    found = min(strength(n, live) for n in sources)
-    return found if found >= Strength.RATE else Strength.NONE
+    weakest = Strength.STATISTIC
+    for source in sources:
+        weakest = min(weakest, strength(source, live))
+        if weakest < Strength.RATE:  # most values are features: look no further
+            return Strength.NONE
+    return weakest
 
 
 def _mixed(node: fx.Node, source: fx.Node, live: Test) -> Strength:
