@@ -30,7 +30,7 @@ class Strength(IntEnum):
 
 
 KINDS = {
-    Strength.ACTIVATED: ("silu", "gelu", "mish", "elu", "hardswish", "tanh"),
+    Strength.ACTIVATED: ("silu", "gelu", "relu", "mish", "leaky_relu", "elu", "hardswish", "tanh"),
     Strength.RATE: ("exp", "exp2", "softplus"),
     Strength.BOUNDED: ("sigmoid", "hardsigmoid"),
     Strength.WEIGHTS: ("softmax", "_softmax"),

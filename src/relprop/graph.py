@@ -232,9 +232,11 @@ class Reading:
         if first != second:
             return Strength.RATE, int(second)
         a, b = (gates.strength(n, live) for n in pair)
-        if a != b:
-            return max(a, b), int(a > b)
-        return self._step(*pair)
+        if max(a, b) <= Strength.ACTIVATED:
+            strength, which = self._step(*pair)
+            if which is not None:
+                return strength, which
+        return (max(a, b), int(a > b)) if a != b else (Strength.NONE, None)
 
     def _step(self, a: fx.Node, b: fx.Node) -> tuple[Strength, int | None]:
         """Of Δ u · B and Δ B · u, with a rate Δ, the value u that the parameter B is computed from is the signal."""

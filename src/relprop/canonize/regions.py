@@ -134,10 +134,11 @@ def _strength(node: fx.Node) -> Strength:
     y = known[node]
     real = y[~y.isnan()]  # √(1 − a²) is defined for some values alone
     tame = [bool(end.isnan() or end <= 2 * near + 1e-9) for end, near in ((y[0], y[1]), (y[6], y[5]))]
-    if len(real) > 2 and bool((real >= -1e-12).all()) and all(tame) and bool(real.isfinite().all()):
-        return Strength.BOUNDED
-    if y[4] > y[5] > y[6] > 0:
+    bounded = len(real) > 2 and bool((real >= -1e-12).all()) and all(tame) and bool(real.isfinite().all())
+    if y[4] > y[5] > y[6] > 0 and not (bounded and len(real) == len(y)):
         return Strength.STATISTIC
+    if bounded:
+        return Strength.BOUNDED
     return Strength.RATE if bool((y[:6] > -1e-12).all() and y[3] > 1e-12) else Strength.ACTIVATED
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -89,14 +90,14 @@ def _attempt(row: Row, subject: Subject) -> None:
         check_model(subject.model)
         state = Prepared(subject.model, subject.inputs, composites.get(row.recipes[0]), strict=False)
     except RelpropError as error:
-        row.reason = str(error)
+        row.reason = in_short(error)
         return
     row.seconds = time.perf_counter() - start
     row.ops = sum(n.op == "call_function" and n in state.reading.reached for n in state.reading.graph.nodes)
     for node in state.assignment.missing:
         if op_name(node.target) == "getitem":  # a part of another op's result; that op is missing too
             continue
-        row.missing.setdefault(op_name(node.target), missing_message(node, state.reading))
+        row.missing.setdefault(op_name(node.target), in_short(missing_message(node, state.reading)))
     row.reason = "; ".join([*(f"no rule for {op}" for op in row.missing), *state.interleaved()])
     if row.reason:
         return
@@ -114,7 +115,7 @@ def _explained(state: Prepared, subject: Subject, recipe: str) -> Tried:
         with torch.no_grad():
             e = state.run(program, state.check(subject.inputs), peak, True)
     except RelpropError as error:
-        tried.reason = str(error)
+        tried.reason = in_short(error)
         return tried
     R = torch.stack([_largest(r, len(e.score)) for r in _tensors(e.relevance)]).amax(0)
     tried.error, tried.peak = float(e.ledger.error.max()), float((R / e.score.abs()).max())
@@ -132,3 +133,8 @@ def _largest(R: Tensor, samples: int) -> Tensor:
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [t for t in pytree.tree_leaves(tree) if isinstance(t, Tensor)]
+
+
+def in_short(error: RelpropError | str) -> str:
+    """What an error says, without the folder packages are installed in: the table is for other machines too."""
+    return re.sub(r"\S*/site-packages/", "", str(error))
