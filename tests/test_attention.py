@@ -51,7 +51,6 @@ def multihead(p: Weights, at: str, how: Recipe, x: Tensor, memory: Tensor, bias:
 KEEP = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]]).bool()
 FLOATS = torch.randn(LENGTH, LENGTH, dtype=torch.float64, generator=torch.Generator().manual_seed(15))
 MASKS: dict[str, tuple[dict[str, object], Tensor | float]] = {
-    "none": ({}, 0.0),
     "boolean": ({"attn_mask": torch.ones(LENGTH, LENGTH).triu(1).bool()}, causal(LENGTH)),
     "is_causal": ({"attn_mask": causal(LENGTH), "is_causal": True}, causal(LENGTH)),
     "floats": ({"attn_mask": FLOATS}, FLOATS),
@@ -78,7 +77,7 @@ def test_multihead_attention(batch_first: bool, need_weights: bool, recipe: str)
 
 @pytest.mark.parametrize("recipe", BOTH)
 @pytest.mark.parametrize("need_weights", [False, True])
-@pytest.mark.parametrize("mask", [m for m in MASKS if m != "none"])
+@pytest.mark.parametrize("mask", MASKS)
 def test_masks_of_multihead_attention(mask: str, need_weights: bool, recipe: str) -> None:
     options, bias = MASKS[mask]
     model = self_attention(True, need_weights=need_weights, **options)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,12 +17,10 @@ from texts import Bag, Running, bert, bpe, gpt2, wordpiece
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
+def quiet() -> None:
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     torch.manual_seed(0)
-    with warnings.catch_warnings():
-        yield
 
 
 # Tokens and words

@@ -16,7 +16,7 @@ from ..captured import Captured
 from ..samples import batch_dim
 from .edit import attach, calls, constant, replace
 
-MASK, DROPOUT, CAUSAL = 3, 4, 5
+MASK, CAUSAL = 3, 5  # arguments of scaled_dot_product_attention
 
 
 def plain_masks(captured: Captured) -> list[str]:
