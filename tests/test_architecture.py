@@ -31,14 +31,16 @@ LEVELS = (
     {"capture"},
     {"canonize", "composites"},
     {"program"},  # 4
-    {"explanation", "report", "pieces"},  # 5
+    {"explanation", "report", "pieces", "memory"},  # 5
+    {"chunks"},
+    {"execution"},
     {"prepared"},
     {"api"},
-    {"testing", "language"},
+    {"testing", "language", "profiling"},
     {"bilrp", "integrations", "jobs"},  # 6
     {"reproduce", "coverage"},
     {"_loading", "_tables"},  # 7, private to the command
-    {"_reproduce", "_coverage"},
+    {"_reproduce", "_coverage", "_profile"},
     {"cli", "web"},
 )
 LEAVES = LEVELS[1]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 from contextlib import nullcontext
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, fx, nn
 
-from . import composites
+from . import chunks, composites
 from .capture import undisturbed
 from .captured import Inputs
+from .chunks import MaxBatch
 from .composites import Composite
 from .errors import CompositeError, RelpropError
+from .execution import Execution
 from .explanation import Explanation
 from .guards import check_model
 from .ops import name as op_name
@@ -37,13 +39,24 @@ class Explainer:
     """
 
     def __init__(
-        self, model: nn.Module, example_inputs: Inputs, composite: str | Composite = "auto", **rule_options: Any
+        self,
+        model: nn.Module,
+        example_inputs: Inputs,
+        composite: str | Composite = "auto",
+        *,
+        compile: bool = False,
+        checkpoint: bool = False,
+        precision: Literal["bf16"] | None = None,
+        max_batch: MaxBatch = None,
+        **rule_options: Any,
     ) -> None:
         check_model(model)
         self.model, self.composite = model, _composite(composite, rule_options)
+        self.execution = Execution(compile, checkpoint, precision, max_batch)
         self._lock = threading.Lock()
         self._states: dict[int | None, Prepared] = {}
-        self._state(example_inputs)
+        state, _ = self._state(chunks.example(example_inputs, max_batch))
+        state.program(False, ())
 
     def __call__(
         self, inputs: Inputs, target: Target = None, *, ledger: bool = False, record: tuple[str, ...] | list[str] = ()
@@ -67,7 +80,7 @@ class Explainer:
                 tensors = state.check(inputs)
                 if not state.captured.dynamic or state.fits(self.model, tensors, batch or 0):
                     return state, tensors
-            state = Prepared(self.model, inputs, self.composite, dynamic=None not in self._states)
+            state = Prepared(self.model, inputs, self.composite, self.execution, dynamic=None not in self._states)
             any_size = (state.captured.dynamic or state.captured.single) and None not in self._states
             self._states[None if any_size else state.captured.batch] = state
             return state, state.check(inputs)
@@ -100,6 +113,10 @@ def explain(
     *,
     ledger: bool = False,
     record: tuple[str, ...] | list[str] = (),
+    compile: bool = False,
+    checkpoint: bool = False,
+    precision: Literal["bf16"] | None = None,
+    max_batch: MaxBatch = None,
     **rule_options: Any,
 ) -> Explanation:
     """Layer-wise relevance propagation of the model's decision on `inputs` (Bach et al. 2015; Montavon et al. 2019).
@@ -119,7 +136,11 @@ def explain(
 
     Raises `relprop.errors`: InputError, TargetError, CaptureError, CompositeError, RuleError, NonFiniteError.
     """
-    return Explainer(model, inputs, composite, **rule_options)(inputs, target, ledger=ledger, record=record)
+    explainer = Explainer(
+        model, inputs, composite, compile=compile, checkpoint=checkpoint, precision=precision, max_batch=max_batch,
+        **rule_options,
+    )  # fmt: skip
+    return explainer(inputs, target, ledger=ledger, record=record)
 
 
 def examine(model: nn.Module, inputs: Inputs, composite: str | Composite = "auto", **rule_options: Any) -> Report:
@@ -131,7 +152,7 @@ def examine(model: nn.Module, inputs: Inputs, composite: str | Composite = "auto
     name = type(model).__name__
     try:
         check_model(model)
-        state = Prepared(model, inputs, _composite(composite, rule_options), strict=False)
+        state = Prepared(model, inputs, _composite(composite, rule_options), Execution(), strict=False)
     except CompositeError:
         raise
     except RelpropError as e:

@@ -7,6 +7,7 @@ relprop composites
 relprop rules
 relprop reproduce binder2016 --data cifar10.tar.gz -o results
 relprop coverage --zoo torchvision -o table.md
+relprop profile torchvision:resnet18 --batch 8
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ try:
     from rich.markup import escape
     from typer.core import TyperGroup
 
-    from . import _coverage, _loading, _reproduce, _tables, show, zoo
+    from . import _coverage, _loading, _profile, _reproduce, _tables, show, zoo
 except ImportError as missing:
     raise SystemExit(f"the command relprop needs more packages ({missing}): pip install 'relprop[cli]'") from missing
 
@@ -62,6 +63,7 @@ app = typer.Typer(
 
 app.add_typer(_reproduce.app, name="reproduce")
 app.command("coverage")(_coverage.coverage)
+app.command("profile")(_profile.profile)
 
 Photos = Annotated[list[Path] | None, typer.Argument(metavar="PHOTO", help="Image files.", show_default=False)]
 Model = Annotated[

@@ -13,11 +13,13 @@ from torch import Tensor, fx, nn
 from . import composites
 from .canonize import canonize
 from .canonize.edit import constant
+from .canonize.precision import in_bfloat16
 from .capture import capture, first_non_finite, runs_as, undisturbed
 from .captured import Captured, Inputs
 from .composites import Assignment, Composite
 from .constants import held_summands
 from .errors import InputError, NonFiniteError, RuleError, TargetError
+from .execution import Execution
 from .explanation import Explanation, Tree
 from .graph import Reading, is_float, is_random, module_path, module_paths, value, where
 from .guards import check_inputs
@@ -32,8 +34,16 @@ class Prepared:
     """A model captured, canonized and with its rules: what depends on its weights (and perhaps on the batch size)."""
 
     def __init__(
-        self, model: nn.Module, inputs: Inputs, composite: Composite, *, dynamic: bool = True, strict: bool = True
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        composite: Composite,
+        execution: Execution,
+        *,
+        dynamic: bool = True,
+        strict: bool = True,
     ) -> None:
+        self.execution = execution
         self._weights = fingerprint(model)
         self.captured: Captured = capture(model, inputs, dynamic=dynamic)
         tensors = [t.detach() for t in self.captured.spec.flatten(inputs)]
@@ -43,6 +53,8 @@ class Prepared:
         self.device = tensors[0].device
         with undisturbed(self.device):
             self.explained = canonize(self.captured, self._few(tensors))
+        if execution.precision == "bf16":
+            self.explained = in_bfloat16(self.captured, self.explained)
         samples = None if self.captured.dynamic else 1 if self.captured.single else self.captured.batch
         self.reading = Reading(self.captured.module.graph, self.captured.explained, self.explained, samples)
         self.assignment: Assignment = composites.assign(composite, self.reading)
@@ -115,8 +127,10 @@ class Prepared:
             if key not in self._programs:
                 nodes = {name: self._recorded(name) for name in record}
                 self._programs[key] = emit(
-                    self.captured, self.reading, self.assignment, self.explained, ledger=ledger, record=nodes
-                )
+                    self.captured, self.reading, self.assignment, self.explained, ledger=ledger, record=nodes,
+                    half=self.execution.precision is not None, checkpoint=self.execution.checkpoint,
+                    compiled=self.execution.compile,
+                )  # fmt: skip
             return self._programs[key]
 
     def _recorded(self, name: str) -> fx.Node:
@@ -154,14 +168,14 @@ class Prepared:
         return f"not conserving in every case: {', '.join(keeping)}; the ledger's residual says how much is kept"
 
     def run(self, program: Program, tensors: list[Tensor], target: Target, ledger: bool) -> Explanation:
-        portions = self.captured.portions(tensors)
-        outputs, logits, saved = zip(*(program.forward(*portion) for portion in portions), strict=True)
-        output, explained = (torch.cat(v) if self.captured.single else v[0] for v in (outputs, logits))
-        if not bool(torch.isfinite(explained).all()):
-            bad = next(p for p, v in zip(portions, logits, strict=True) if not torch.isfinite(v).all())
-            where_ = first_non_finite(self.captured.module, bad)
-            raise NonFiniteError(f"the model's output is not finite for these inputs; it first goes wrong at {where_}")
+        """Explain one target, or several by one forward pass and a way back for each."""
         several = isinstance(target, list)
+        if not (several or ledger or self.captured.single or self.execution.compile):
+            return self._whole(program, tensors, target)
+        portions = self.captured.portions(tensors)
+        outputs, logits, saved = zip(*(program.run_forward(*portion) for portion in portions), strict=True)
+        output, explained = (torch.cat(v) if self.captured.single else v[0] for v in (outputs, logits))
+        self._check_output(explained, tensors)
         starts = [initial(explained, t) for t in (target if isinstance(target, list) else [target])]
         if not starts:
             raise TargetError("target is an empty list; give at least one target")
@@ -179,6 +193,27 @@ class Prepared:
             recorded=dict(zip(program.record, recorded, strict=True)),
         )  # fmt: skip
 
+    def _whole(self, program: Program, tensors: list[Tensor], target: Target) -> Explanation:
+        """One run of forward and way back, in which each value is let go after its last use."""
+        output, score, resolved, relevance, recorded, _ = program.whole(*tensors, target)
+        self._check_output(output, tensors)
+        if not all(bool(torch.isfinite(r).all()) for r in relevance):
+            _, explained, saved = program.forward(*tensors)
+            self._check_output(explained, tensors)
+            raise NonFiniteError(self._blame(program, initial(explained, target)[0], saved))
+        named = dict(zip(program.record, recorded, strict=True))
+        return Explanation(self._tree(list(relevance)), output, score, resolved, None, named)
+
+    def _check_output(self, output: Tensor, tensors: list[Tensor]) -> None:
+        if bool(torch.isfinite(output).all()):
+            return
+        portions = self.captured.portions(tensors)
+        bad = next((p for p in portions if not torch.isfinite(self.captured.module(*p)[0]).all()), portions[0])
+        raise NonFiniteError(
+            "the model's output is not finite for these inputs; it first goes wrong at "
+            + first_non_finite(self.captured.module, bad)
+        )
+
     def _tree(self, relevance: list[Tensor]) -> Tree:
         rest = iter(relevance)
         values = [next(rest) if n in self.captured.explained else None for n in self.captured.inputs]
@@ -192,7 +227,7 @@ class Prepared:
         """
         single = self.captured.single
         starts = list(torch.split(R, 1)) if single else [R]
-        parts = [program.backward(start, *kept) for start, kept in zip(starts, saved, strict=True)]
+        parts = [program.run_backward(start, *kept) for start, kept in zip(starts, saved, strict=True)]
         for part, start, kept in zip(parts, starts, saved, strict=True):
             if not all(bool(torch.isfinite(r).all()) for r in part[0]):
                 raise NonFiniteError(self._blame(program, start, kept))

@@ -47,7 +47,7 @@ class Samples:
 
     def _rows(self, node: fx.Node) -> int:
         """How many entries of the batch dimension a sample has."""
-        return _hint(node.meta["val"].shape[batch_dim(node)]) // _hint(self._one)
+        return hint(node.meta["val"].shape[batch_dim(node)]) // hint(self._one)
 
     def _blocks(self, node: fx.Node) -> int:
         """`outer` of a value: that of what it is computed from, changed by reshapes alone."""
@@ -66,7 +66,7 @@ class Samples:
 
 def _leading(node: fx.Node) -> int:
     """The number of entries of the dimensions in front of the batch."""
-    return math.prod(_hint(n) for n in node.meta["val"].shape[: batch_dim(node)])
+    return math.prod(hint(n) for n in node.meta["val"].shape[: batch_dim(node)])
 
 
 def _same_rows(source: fx.Node, node: fx.Node) -> bool:
@@ -75,6 +75,6 @@ def _same_rows(source: fx.Node, node: fx.Node) -> bool:
     return i is not None and j is not None and bool(source.meta["val"].shape[i] == node.meta["val"].shape[j])
 
 
-def _hint(size: Any) -> int:
+def hint(size: Any) -> int:
     """A size, or the one it had at capture where it was left open."""
     return int(size.node.hint if isinstance(size, torch.SymInt) else size)  # type: ignore[arg-type]

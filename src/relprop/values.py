@@ -15,7 +15,12 @@ def concrete(x: Tensor) -> bool:
     """
     if torch.compiler.is_dynamo_compiling():
         return False
-    return type(x) in (Tensor, nn.Parameter) and not torch._C._functorch.is_batchedtensor(x)
+    return type(x) in (Tensor, nn.Parameter) and not x.is_meta and not torch._C._functorch.is_batchedtensor(x)
+
+
+def owned(t: Tensor) -> bool:
+    """Whether a tensor that was just made may be written to: its making is neither recorded nor mapped."""
+    return not torch.is_grad_enabled() and concrete(t)
 
 
 def tolerance(dtype: torch.dtype) -> float:

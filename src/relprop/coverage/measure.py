@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from .. import composites
 from ..composites.composite import missing_message
 from ..errors import RelpropError
+from ..execution import Execution
 from ..guards import check_model
 from ..ops import name as op_name
 from ..prepared import Prepared
@@ -88,7 +89,7 @@ def _attempt(row: Row, subject: Subject) -> None:
     start = time.perf_counter()
     try:
         check_model(subject.model)
-        state = Prepared(subject.model, subject.inputs, composites.get(row.recipes[0]), strict=False)
+        state = Prepared(subject.model, subject.inputs, composites.get(row.recipes[0]), Execution(), strict=False)
     except RelpropError as error:
         row.reason = in_short(error)
         return

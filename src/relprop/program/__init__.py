@@ -1,8 +1,12 @@
 """Rules on a graph become a program.
 
-emit    graph + assignment -> fx program: forward, backward, and both in one
-source  program -> Python text
-ledger  the accounts of a run
+emit      graph + assignment -> fx program: forward, backward, and both in one
+writer    the program, node by node
+calls     what a rule is told of each op, and what is computed once
+silence   where no relevance arrives
+segments  checkpoints: values computed again on the way back
+source   program -> Python text
+ledger    the accounts of a run
 """
 
 from .emit import Program, emit

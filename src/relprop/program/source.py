@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from .. import ops, rules, targets
-from .emit import _item, _zeros
+from .writer import item, zeros
 
 HEADER = '''"""Relevance program of {model}, written by relprop.
 
@@ -65,9 +65,9 @@ def source(program: fx.GraphModule, model: str) -> str:
 
 
 def _call(node: fx.Node, inline: dict[fx.Node, str]) -> str:
-    if node.target is _item:
+    if node.target is item:
         return f"{_text(node.args[0], inline)}[{node.args[1]}]"
-    if node.target is _zeros:
+    if node.target is zeros:
         value, output = (_text(a, inline) for a in node.args)
         dtype = f"torch.promote_types({output}.dtype, torch.float32)"
         return f"torch.zeros({value}.shape, dtype={dtype}, device={value}.device)"

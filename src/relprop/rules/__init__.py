@@ -1,6 +1,7 @@
 """The mathematics of LRP: one function a rule.
 
-affine      zero, epsilon, gamma, alpha_beta, z_plus, flat, w_square, z_box, power; magnitude for sums
+affine      zero, epsilon, flat, w_square, z_box, power; magnitude for sums
+signs       gamma, alpha_beta, z_plus: rules that tell positive from negative contributions
 pool        winner
 lrn         lrn_taylor for local response normalization
 taylor      taylor for elementwise functions of several inputs
@@ -10,12 +11,16 @@ product     signal, half for products of two live values
 attention   attention_values, attention_shared for fused attention
 recurrent   recurrent for layers of LSTM, GRU and RNN
 call        the call of an op as a rule sees it
+linear      linear maps with their transposes, and what rules do to weights
+denominator z + e, and what it takes
 registry    @rule declares a rule; get and names look rules up
 """
 
-from .affine import alpha_beta, epsilon, flat, gamma, magnitude, power, w_square, z_box, z_plus, zero
-from .attention import attention_shared, attention_values
-from .call import Call, Linear, kept, narrowed
+from .affine import epsilon, flat, magnitude, power, w_square, z_box, zero
+from .attention import attend, attention_shared, attention_values
+from .call import HALF, Call, kept, narrowed
+from .denominator import scale
+from .linear import Linear, Transform
 from .lrn import lrn_taylor
 from .normalize import held
 from .pointwise import activation, first_order, move, pass_, tokens
@@ -23,11 +28,12 @@ from .pool import winner
 from .product import half, signal
 from .recurrent import recurrent
 from .registry import Rule, get, names, rule
+from .signs import alpha_beta, gamma, parts, z_plus
 from .taylor import taylor
 
 __all__ = [
-    "Call", "Linear", "Rule", "activation", "alpha_beta", "attention_shared", "attention_values", "epsilon",
-    "first_order", "flat", "gamma", "get", "half", "held", "kept", "lrn_taylor", "magnitude", "move", "names",
-    "narrowed", "pass_", "power", "recurrent", "rule", "signal", "taylor", "tokens", "w_square", "winner", "z_box",
-    "z_plus", "zero",
+    "HALF", "Call", "Linear", "Rule", "Transform", "activation", "alpha_beta", "attend", "attention_shared",
+    "attention_values", "epsilon", "first_order", "flat", "gamma", "get", "half", "held", "kept", "lrn_taylor",
+    "magnitude", "move", "names", "narrowed", "parts", "pass_", "power", "recurrent", "rule", "scale", "signal",
+    "taylor", "tokens", "w_square", "winner", "z_box", "z_plus", "zero",
 ]  # fmt: skip

@@ -12,21 +12,42 @@ import torch
 from torch import Tensor
 
 from ..ops import Family
-from .affine import quotient, stabilizer
-from .call import Call, pullback
+from ..values import concrete
+from .affine import divided
+from .call import Call
+from .denominator import Denominator
+from .linear import pullback, recorded
 from .registry import rule
 
 QUERY, KEY, VALUE, MASK = range(4)
 
 
-@rule(Family.ATTENTION, feeds=(VALUE,), source="Ali et al. 2022 (CP-LRP)")
+def attend(f: Call) -> tuple[Tensor, Any]:
+    """The op's value, recorded by torch.autograd, so that its kernel need not run again for the way back."""
+    a = f.operands
+    known = all(concrete(t) for t in a) and not torch.is_inference_mode_enabled()
+    if not known or (torch.is_grad_enabled() and any(t.requires_grad for t in a)):  # to be differentiated once more
+        return f.at(*a), None
+    y, transposed = recorded(f.at, *a)
+    return y.detach(), transposed
+
+
+def _transposed(f: Call, s: Tensor) -> tuple[Tensor, ...]:
+    """The derivative of Σ s ⊙ y by the live operands."""
+    s = s.to(f.operands[0].dtype)
+    if f.saved is None or not concrete(s):
+        return pullback(f.at, *f.operands)(s)
+    got: tuple[Tensor, ...] = f.saved(s)
+    return got
+
+
+@rule(Family.ATTENTION, feeds=(VALUE,), forward=attend, source="Ali et al. 2022 (CP-LRP)")
 def attention_values(R: Tensor, f: Call, *, epsilon: float = 1e-6, epsilon_mode: str = "rms") -> Tensor:
     """R_v = v ⊙ Aᵀ (R / (y + ε sign(y))), y = A v: the attention weights A are held, the values take all"""
-    s = _quotient(R, f, epsilon, epsilon_mode)
-    return f.a * pullback(f.at, f.a)(s)[0]
+    return f.a * _transposed(f, divided(R, f, Denominator(f.y, epsilon, epsilon_mode, f.batch)))[0]
 
 
-@rule(Family.ATTENTION, conserves=False, source="Achtibat et al. 2024 (AttnLRP)")
+@rule(Family.ATTENTION, conserves=False, forward=attend, source="Achtibat et al. 2024 (AttnLRP)")
 def attention_shared(
     R: Tensor, f: Call, *, epsilon: float = 1e-6, epsilon_mode: str = "rms"
 ) -> Tensor | tuple[Tensor, ...]:
@@ -36,14 +57,15 @@ def attention_shared(
     remainder is booked as residual. A product with a constant factor is no product: if v is constant the weights take
     all of it, if k is constant q takes all of the scores. A mask that depends on the input is a summand of the scores.
     """
-    s = _quotient(R, f, epsilon, epsilon_mode)
-    g = pullback(f.at, *f.operands)(s)
+    s = divided(R, f, Denominator(f.y, epsilon, epsilon_mode, f.batch))
+    g = _transposed(f, s)
     shares = _shares(f)
-    shared = ((shares[p], a, t) for p, a, t in zip(f.live, f.operands, g, strict=True))
-    out = tuple(share * torch.where(torch.isfinite(a), a, 0.0) * t for share, a, t in shared)  # −∞ in a mask: no term
+    # −∞ in a mask is no term
+    a = (torch.where(x.isfinite(), x, 0.0) if p == MASK else x for p, x in zip(f.live, f.operands, strict=True))
+    out = tuple(shares[p] * x * t for p, x, t in zip(f.live, a, g, strict=True))
     if f.ledger:
         passed = sum(f.rows(r, i) for i, r in enumerate(out))
-        f.kept["residual"] = f.sum(R) - passed - f.kept["epsilon"]
+        f.kept["residual"] = f.sum(R) - passed - f.kept.get("epsilon", 0)
     return out if len(out) > 1 else out[0]
 
 
@@ -53,13 +75,3 @@ def _shares(f: Call) -> dict[Any, float]:
     weights = 0.5 if VALUE in f.live else 1.0
     scores = weights / 2 if QUERY in f.live and KEY in f.live else weights
     return {QUERY: scores, KEY: scores, VALUE: value, MASK: weights}
-
-
-def _quotient(R: Tensor, f: Call, epsilon: float, epsilon_mode: str) -> Tensor:
-    """s = R / (y + e), with what ε takes booked."""
-    y = f.y if f.z is None else f.z
-    e = stabilizer(y, epsilon, epsilon_mode, f.batch) if epsilon else torch.zeros_like(y)
-    s = quotient(R, y + e)
-    if f.ledger:
-        f.keep(epsilon=s * e, residual=torch.where(y + e == 0, R, 0.0))
-    return s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, final
 
 import torch
@@ -11,41 +11,15 @@ from torch import Tensor
 from ..errors import RuleError
 from ..ops import FUNCTIONS, Family, Op, lookup, name
 from ..samples import Batch
+from .linear import Linear, Transform
 from .windows import Windows
 
 Path = int | tuple[int, int]
-Transform = Callable[[Tensor], Tensor]
 
 # Relevance is carried in float32 where the model computes in these.
 HALF = (torch.float16, torch.bfloat16)
 # Families whose rules compare with the value itself, rather than with the sum of its terms.
 KEPT = (Family.ACTIVATION, Family.MAX_POOL, Family.SHAPE, Family.SCALE, Family.EMBEDDING)
-
-
-def pullback(function: Callable[..., Tensor], *at: Tensor, op: Any = None) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """s -> Jᵀ s, one result an argument, with the Jacobian J of the function at a point.
-
-    `op`: the op the function calls. The derivative of a user's own op (`torch.library.custom_op`) is known to autograd
-    alone, not to torch.func.
-    """
-    if isinstance(op, torch._ops.OpOverload) and op.namespace != "aten":
-        return _by_autograd(function, at)
-    transposed: Callable[[Tensor], tuple[Tensor, ...]] = torch.func.vjp(function, *at)[1]
-    return transposed
-
-
-def _by_autograd(function: Callable[..., Tensor], at: tuple[Tensor, ...]) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """`pullback` by torch.autograd."""
-    with torch.enable_grad():
-        x = [a.view_as(a) if a.requires_grad else a.detach().requires_grad_() for a in at]
-        y = function(*x)
-
-    def transposed(s: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(
-            y, x, s, retain_graph=True, create_graph=torch.is_grad_enabled(), materialize_grads=True
-        )
-
-    return transposed
 
 
 def by_sample(t: Tensor, batch: Batch) -> tuple[Tensor, list[int]]:
@@ -64,40 +38,16 @@ def _widened(x: Any) -> Any:
 
 
 @final
-class Linear:
-    """A linear map x -> W x and its transpose `T`: an op with one argument free, no bias, transformed weights."""
-
-    def __init__(self, op: Any, row: Op, args: tuple[Any, ...], kwargs: dict[str, Any], index: int) -> None:
-        self.op, self.row, self.args, self.kwargs, self.index = op, row, args, kwargs, index
-
-    def _with(self, x: Tensor) -> tuple[Any, ...]:
-        return (*self.args[: self.index], x, *self.args[self.index + 1 :])
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """W x."""
-        y: Tensor = self.op(*self._with(x), **self.kwargs)
-        return y
-
-    def T(self, s: Tensor, like: Tensor) -> Tensor:
-        """Wᵀ s, in the shape of `like`."""
-        if self.row.adjoint is not None:
-            if any(x is like for i, x in enumerate(self.args) if i != self.index):
-                like = like.view_as(like)  # x · x: the adjoint tells the factors apart by which tensor they are
-            try:
-                return self.row.adjoint(s, self._with(like), self.kwargs, like)
-            except NotImplementedError:
-                pass
-        return pullback(self, like, op=self.op)(s)[0]
-
-
-@final
 class Call:
     """One call y = op(*args, **kwargs), of which the arguments at `live` carry relevance.
 
     `op` is an ATen op, or the name of one of the functions in `relprop.ops.FUNCTIONS`.
-    `nonneg`: the live input is known to be >= 0. `rectified`: relevance arrives only where y > 0.
+    `nonneg`: the live input is known to be >= 0. `rectified`: relevance arrives only where y > 0, and y may be given
+    as max(0, y); `scale` is then what ε is relative to, taken from all of y.
     `batch`: the dimension that counts samples (see `relprop.samples`). `zero`: the value an activation takes at 0,
     unless it is 0.
+    `prepared`: transformed weights, by the transform's name. `saved`: what the rule's `forward` handed on.
+    `wide`: half precision is computed again in float32, so that the terms of y sum to it.
     With `ledger`, `keep` adds up what the rule did not pass on.
     """
 
@@ -105,7 +55,7 @@ class Call:
         self,
         op: Any,
         args: tuple[Any, ...],
-        y: Tensor,
+        y: Tensor | None,
         kwargs: dict[str, Any] | None = None,
         *,
         live: tuple[Path, ...] = (0,),
@@ -115,27 +65,44 @@ class Call:
         batch: Batch = 0,
         batches: tuple[Batch, ...] = (),
         zero: Tensor | float | None = None,
+        scale: Tensor | None = None,
+        prepared: Mapping[str, Tensor] | None = None,
+        saved: Any = None,
+        wide: bool = True,
         ledger: bool = False,
     ) -> None:
         op = FUNCTIONS[op] if isinstance(op, str) else op
         row = lookup(op)
         if row is None:
             raise RuleError(f"the op {name(op)} has no row in relprop.ops")
-        self.op, self.args, self.kwargs, self.live = op, tuple(map(_widened, args)), kwargs or {}, live
-        self._y = y
+        self.op, self._args, self.kwargs, self.live = op, args, kwargs or {}, live
+        self._y: Any = y
+        self._widened = not wide  # whether `_args` are as the rules read them
         self.row, self.family = row, Family(family or row.family)
         self.nonneg, self.rectified, self.batch = nonneg, rectified, batch
         self.batches = batches or (batch,) * len(live)
-        self.zero = zero
+        self.zero, self.scale, self.saved, self.wide = zero, scale, saved, wide
+        self.prepared = prepared or {}
+        self.transformed: list[Transform] = []  # what `prepared` lacked
+        self.reads_value = False  # whether the rule asked for y
         self.ledger = ledger
         self.kept: dict[str, Tensor] = {}
 
     @property
+    def args(self) -> tuple[Any, ...]:
+        """The arguments; if `wide`, half precision as float32."""
+        if not self._widened:
+            self._args, self._widened = tuple(map(_widened, self._args)), True
+        return self._args
+
+    @property
     def y(self) -> Tensor:
-        """The op's value: of a call in half precision recomputed in float32, so that its terms sum to it."""
+        """The op's value, at least float32: if `wide`, recomputed where it is in half precision."""
         if self._y.dtype in HALF:
-            self._y = self._y.float() if self.family in KEPT else self.at(*self.operands)
-        return self._y
+            self._y = self._y.float() if self.family in KEPT or not self.wide else self.at(*self.operands)
+        y: Tensor = self._y
+        self.reads_value = True
+        return y
 
     # live operands
 
@@ -173,22 +140,35 @@ class Call:
         if self.family is Family.MAX_POOL:
             return self._window_sum()
         args = list(self.args)
-        weight = self._weight
+        weight = self.weight
         if transform is not None and weight is not None:
-            args[weight] = transform(args[weight])
+            args[weight] = self._transformed(transform, args[weight])
         if self.row.bias is not None and self.row.bias < len(args):
             args[self.row.bias] = None
             if self.row.bias == 0:  # addmm: the bias comes first and cannot be left out
-                args[0] = self.y.new_zeros(())
-        return Linear(self.op, self.row, tuple(args), self.kwargs, index)
+                args[0] = args[index].new_zeros(())
+        return Linear(self.op, self.row, tuple(args), self.kwargs, index, self.half)
+
+    @property
+    def half(self) -> torch.dtype | None:
+        """The precision the op computes in on the way back, where that is less than float32."""
+        dtype = self.a.dtype
+        return dtype if dtype in HALF else None
+
+    def _transformed(self, transform: Transform, w: Tensor) -> Tensor:
+        """ρ(w), prepared or computed."""
+        if transform.name not in self.prepared:
+            self.transformed.append(transform)
+            return transform(w)
+        return self.prepared[transform.name]
 
     def _window_sum(self) -> Linear:
         """Max-pooling read as sum-pooling: the sum over each window."""
         short = name(self.op)
         if short in ("amax", "max"):
             dims = self.args[1:2] or (list(range(1, self.a.dim())),)
-            return Linear(torch.sum, Op(Family.AVERAGE), (self.a, *dims, *self.args[2:3]), {}, 0)
-        windows = Windows(short, self.args, self.kwargs, self.a, self.y)
+            return Linear(torch.sum, Op(Family.AVERAGE), (self.a, *dims, *self.args[2:3]), {}, 0, None)
+        windows = Windows(short, self.args, self.kwargs, self.a, self._y)
 
         def total(x: Tensor) -> Tensor:
             return windows.total(windows.pad(x, 0.0))
@@ -196,7 +176,7 @@ class Call:
         def transposed(s: Tensor, *_: Any) -> Tensor:
             return windows.spread(s)
 
-        return Linear(total, Op(Family.AVERAGE, adjoint=transposed), (self.a,), {}, 0)
+        return Linear(total, Op(Family.AVERAGE, adjoint=transposed), (self.a,), {}, 0, None)
 
     @property
     def z(self) -> Tensor | None:
@@ -204,7 +184,7 @@ class Call:
         return None if self.family is Family.MAX_POOL else self.y
 
     @property
-    def _weight(self) -> int | None:
+    def weight(self) -> int | None:
         """Position of the weights: for matmul, the factor that is not live."""
         if self.row.weight is None or len(self.row.live) < 2:
             return self.row.weight
@@ -213,7 +193,7 @@ class Call:
     @property
     def weighted(self) -> bool:
         """Whether the map has weights of its own, of either sign."""
-        return self._weight is not None
+        return self.weight is not None
 
     @property
     def bias(self) -> Tensor | None:
@@ -226,9 +206,8 @@ class Call:
             return b * self.kwargs.get("beta", 1)  # type: ignore[no-any-return]
         if self.row.channel == -1:
             return b  # type: ignore[no-any-return]
-        spatial = self.y.dim() - self.row.channel - 1
-        unbatched = self.family is Family.AFFINE and self.y.dim() < self.args[1].dim()
-        return b.view((-1,) + (1,) * (spatial + unbatched))  # type: ignore[no-any-return]
+        dims = self.args[1].dim() if self.family is Family.AFFINE else self.a.dim()  # with the batch, given or not
+        return b.view((-1,) + (1,) * (dims - self.row.channel - 1))  # type: ignore[no-any-return]
 
     # the ledger
 
@@ -239,13 +218,13 @@ class Call:
 
     def rows(self, t: Tensor, operand: int) -> Tensor:
         """`sum` of an operand's tensor, in rows of the output."""
-        return in_rows(self.sum(t, operand), len(self.sum(self.y)))
+        return in_rows(self.sum(t, operand), len(self.sum(self._y)))
 
     def keep(self, **amounts: Tensor | None) -> None:
         """Book relevance that does not reach the inputs, under `bias`, `epsilon` or `residual`; asked `if f.ledger`."""
         for account, amount in amounts.items():
             if amount is not None:
-                amount = self.sum(amount.expand(self.y.shape))
+                amount = self.sum(amount.expand(self._y.shape))
                 self.kept[account] = self.kept[account] + amount if account in self.kept else amount
 
 

@@ -10,21 +10,20 @@ from torch import Tensor
 
 from ..errors import RuleError
 from ..ops import Family, name
-from .affine import quotient, stabilizer
-from .call import Call, pullback
+from .affine import divided
+from .call import Call
+from .denominator import Denominator
 from .registry import rule
 
 
 @rule(Family.NORMALIZE, source="Ali et al. 2022 (the statistic held constant)")
 def held(R: Tensor, f: Call, *, epsilon: float = 1e-6, epsilon_mode: str = "rms") -> Tensor:
     """R_i = Σ_k a_i ∂z_k/∂a_i / (z_k + ε sign(z_k)) · R_k, z = w r (a − mean(a)) + b with r = 1/σ(a) held constant"""
-    z = f.y
-    e = stabilizer(z, epsilon, epsilon_mode, f.batch) if epsilon else torch.zeros_like(z)
-    s = quotient(R, z + e)
-    linear, b = _held_statistic(f)
-    if f.ledger:
-        f.keep(epsilon=s * e, bias=None if b is None else s * b, residual=torch.where(z + e == 0, R, 0.0))
-    return f.a * pullback(linear, f.a)(s)[0]
+    s = divided(R, f, Denominator(f.y, epsilon, epsilon_mode, f.batch))
+    transposed, b = _held_statistic(f)
+    if f.ledger and b is not None:
+        f.keep(bias=s * b)
+    return f.a * transposed(s)
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def _form(f: Call) -> _Form:
 
 
 def _held_statistic(f: Call) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
-    """The normalization with 1/σ of this input held: the linear map x -> w r (x − mean(x)), and the bias."""
+    """The transpose s -> r (w s − mean(w s)) of the map x -> w r (x − mean(x)) with r = 1/σ held, and the bias."""
     form, a = _form(f), f.a
 
     def parameter(i: int | None) -> Tensor | None:
@@ -70,8 +69,8 @@ def _held_statistic(f: Call) -> tuple[Callable[[Tensor], Tensor], Tensor | None]
     r = torch.rsqrt(variance + (default if eps is None else eps))
     w = parameter(form.weight)
 
-    def linear(x: Tensor) -> Tensor:
-        y = (centred(x.reshape(inner)) * r).reshape(a.shape)
-        return y if w is None else y * w
+    def transposed(s: Tensor) -> Tensor:
+        weighed = (s if w is None else s * w).reshape(inner)
+        return (centred(weighed) * r).reshape(a.shape)
 
-    return linear, parameter(form.bias)
+    return transposed, parameter(form.bias)

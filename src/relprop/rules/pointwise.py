@@ -7,8 +7,9 @@ from torch import Tensor
 
 from ..errors import RuleError
 from ..ops import Family, name
-from .affine import quotient
-from .call import Call, in_rows, pullback
+from .call import Call, in_rows
+from .denominator import quotient
+from .linear import pullback
 from .registry import rule
 
 # Conversions of type: relevance is a real number either way, and is not rounded.
@@ -54,7 +55,7 @@ def move(R: Tensor, f: Call) -> Tensor | tuple[Tensor, ...]:
     if len(f.live) == 1 and f.row.adjoint is not None:
         return f.row.adjoint(R, f.args, f.kwargs, f.a)
     if name(f.op) in CASTS:
-        return R.to(f.a.dtype) if f.a.is_floating_point() else R
+        return R
     if f.y.is_floating_point() or f.y.is_complex():
         out = pullback(f.at, *f.operands, op=f.op)(R.to(f.y.dtype))
     else:  # token ids, moved

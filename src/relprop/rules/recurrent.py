@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ..errors import CompositeError
 from ..ops import Family, name
-from .affine import stabilizer
 from .call import Call
+from .denominator import Denominator
 from .registry import rule
 
 GATES = ("signal", "half")
@@ -45,19 +45,6 @@ def recurrent(
     layer = Layer(f, R, gate == "half", epsilon, epsilon_mode)
     cell = CELLS[name(f.op)](layer)
     return _deliver(layer, cell, _walk(layer, cell))
-
-
-class Denominator:
-    """z + e, and ∞ where that is 0: what is divided by it becomes 0."""
-
-    def __init__(self, z: Tensor, e: Tensor) -> None:
-        self.e, total = e, z + e
-        self.value = torch.where(total == 0, torch.inf, total)
-
-    def book(self, layer: Layer, R: Tensor) -> None:
-        """What of the relevance R e took, and what was lost where z + e is 0."""
-        layer.book("epsilon", R / self.value * self.e)
-        layer.book("residual", torch.where(self.value == torch.inf, R, 0.0))
 
 
 class Layer:
@@ -97,8 +84,13 @@ class Layer:
 
     def over(self, z: Tensor) -> Denominator:
         """z + e, with e relative to z over all steps of a sample."""
-        e = stabilizer(z, self.epsilon, self.mode, self.f.batch) if self.epsilon else torch.zeros_like(z)
-        return Denominator(z, e)
+        return Denominator(z, self.epsilon, self.mode, self.f.batch)
+
+    def taken(self, d: Denominator, R: Tensor) -> None:
+        """Book what of the relevance e took, and what was lost where z + e is 0."""
+        for account, amount in zip(("epsilon", "residual"), d.amounts(R, d.under(R)), strict=True):
+            if amount is not None:
+                self.book(account, amount)
 
     def book(self, account: str, amount: Tensor) -> None:
         """Add to an account of the call; dimension 1 of the amount counts samples."""
@@ -261,11 +253,11 @@ def _deliver(layer: Layer, cell: Cell, walk: Walk) -> Tensor | tuple[Tensor, ...
 
 def _account(layer: Layer, cell: Cell, walk: Walk, s: Tensor, u: Tensor, below: Tensor) -> None:
     """What biases, the ½ of sigmoid gates, e and zero denominators took."""
-    cell.sum.book(layer, _in_order(walk.sums))
+    layer.taken(cell.sum, _in_order(walk.sums))
     if cell.projected is not None:
-        cell.projected[1].book(layer, _in_order(walk.outputs))
+        layer.taken(cell.projected[1], _in_order(walk.outputs))
     if cell.parts is not None:
-        cell.parts[1].book(layer, cell.parts[0] * below)
+        layer.taken(cell.parts[1], cell.parts[0] * below)
     for b, amount in ((layer.b_ih, u), (layer.b_hh, u if cell.reset is None else u * cell.reset)):
         if b is not None:
             layer.book("bias", amount * layer.rows(b, cell.gates))

@@ -20,6 +20,8 @@ class Rule:
     """What is declared of a rule beside its function.
 
     `feeds`: the live arguments that get relevance, by position, or "signal" (of a product); None: all.
+    `forward`: computes the op's value together with what the rule needs of it again, `Call.saved`. `rectified`: where
+    relevance arrives only where y > 0, max(0, y) will do for y, with `Call.scale`.
     """
 
     name: str
@@ -28,6 +30,8 @@ class Rule:
     conserves: bool
     source: str
     feeds: tuple[int, ...] | str | None = None
+    forward: Callable[[Any], tuple[Any, Any]] | None = None
+    rectified: bool = False
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -45,19 +49,25 @@ _RULES: dict[str, Rule] = {}
 
 
 def rule(
-    *families: Family, conserves: bool = True, source: str, feeds: tuple[int, ...] | str | None = None
+    *families: Family,
+    conserves: bool = True,
+    source: str,
+    feeds: tuple[int, ...] | str | None = None,
+    forward: Callable[[Any], tuple[Any, Any]] | None = None,
+    rectified: bool = False,
 ) -> Callable[[F], F]:
     """Declare a rule `(R, f, *, parameters) -> R_a` for ops of these families.
 
     `R` is the relevance of the call's output, `f` the `Call`; the result has the shape of its live input (a tuple
-    if there are several). `feeds` names the live arguments that get relevance where that is not all of them.
+    if there are several). `feeds` names the live arguments that get relevance where that is not all of them; for
+    `forward` and `rectified` see `Rule`.
     """
 
     def declare(function: F) -> F:
         name = function.__name__
         if name in _RULES and _RULES[name].function.__module__ != function.__module__:
             raise CompositeError(f"there is a rule called {name!r} already; rename the new one")
-        _RULES[name] = Rule(name, function, frozenset(families), conserves, source, feeds)
+        _RULES[name] = Rule(name, function, frozenset(families), conserves, source, feeds, forward, rectified)
         return function
 
     return declare

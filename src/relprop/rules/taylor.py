@@ -7,8 +7,9 @@ from torch import Tensor
 
 from ..errors import RuleError
 from ..ops import Family, name
-from .affine import quotient
-from .call import Call, pullback
+from .call import Call
+from .denominator import quotient
+from .linear import pullback
 from .registry import rule
 
 Point = Tensor | float | None

@@ -1,0 +1,99 @@
+"""z + e: what relevance is divided by, with e of the sign of z so that the sum keeps away from 0.
+
+Written without masks: comparisons and `torch.where` cost many times what arithmetic costs, on CPUs most of all.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..samples import Batch
+from ..values import concrete, owned
+from .call import by_sample
+
+
+def quotient(R: Tensor, d: Tensor) -> Tensor:
+    """R / d with 0 where d = 0."""
+    return R / without_zeros(d)
+
+
+def without_zeros(d: Tensor, *, rectified: bool = False) -> Tensor:
+    """d with ∞ for 0; `rectified`: d is never negative."""
+    if rectified:
+        return F.threshold(d, 0.0, math.inf)
+    return torch.copysign(F.threshold(d.abs(), 0.0, math.inf), d)
+
+
+def scale(z: Tensor, mode: str, batch: Batch = 0) -> Tensor:
+    """What ε is relative to: the rms or std of z over one sample's layer output; for `by_sample(z)` to broadcast with.
+
+    z in half precision is measured in float32.
+    """
+    z = z if z.dtype not in (torch.float16, torch.bfloat16) else z.float()
+    samples, dims = by_sample(z, batch)
+    if not dims:
+        return torch.zeros_like(z) if mode == "std" else samples.abs()
+    if mode == "std":
+        return samples.std(dims, correction=0, keepdim=True)
+    count = math.prod([samples.shape[d] for d in dims])
+    norm: Tensor = torch.linalg.vector_norm(samples, dim=dims, keepdim=True)
+    return norm / math.sqrt(count or 1)
+
+
+@final
+class Denominator:
+    """z + e for every neuron, and ∞ where that is 0: what is divided by it becomes 0.
+
+    e_k = ε · scale · sign(z_k), sign(0) = +1, with `scale` 1 for `mode` "absolute". `of`: what to take the scale of
+    instead of z, where z holds a constant that says nothing of scale; `relative_to`: the scale itself, where it is
+    known. `rectified`: z is never negative.
+    """
+
+    def __init__(
+        self, z: Tensor, epsilon: float = 0.0, mode: str = "rms", batch: Batch = 0, *,
+        of: Tensor | None = None, relative_to: Tensor | None = None, rectified: bool = False,
+    ) -> None:  # fmt: skip
+        self._e: Tensor | None = None
+        self._sign, self._batch = None if rectified else z, batch
+        if not epsilon:
+            self.value = without_zeros(z, rectified=rectified)
+            return
+        view, _ = by_sample(z, batch)
+        if mode == "absolute":
+            e = apart = z.new_full((), epsilon)
+        else:
+            e = epsilon * (scale(z if of is None else of, mode, batch) if relative_to is None else relative_to)
+            # an rms vanishes where all of z does, and with it all of z + e
+            apart = without_zeros(e, rectified=True) if mode == "rms" and of is None else e
+        if rectified:
+            total = view + apart
+        else:
+            signed = torch.copysign(apart.expand(view.shape), view)
+            total = signed.add_(view) if owned(signed) else signed + view
+        total = total.reshape(z.shape)
+        self._e = e
+        self.value = without_zeros(total) if apart is e and mode != "absolute" else total
+
+    def under(self, R: Tensor, *, last: bool = False) -> Tensor:
+        """R / (z + e); with `last`, the denominator is not needed any more."""
+        if last and owned(R) and owned(self.value) and R.dtype is self.value.dtype and R.shape == self.value.shape:
+            return torch.div(R, self.value, out=self.value)
+        return R / self.value
+
+    def amounts(self, R: Tensor, s: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What e took of the relevance R, given s = R / (z + e), and what was lost where that is 0; None: nothing."""
+        taken = None
+        if self._e is not None:
+            e = self._e
+            if self._sign is not None:
+                view, _ = by_sample(self._sign, self._batch)
+                e = torch.copysign(e.expand(view.shape), view).reshape(s.shape)
+            taken = s * e
+        if concrete(self.value) and bool(self.value.abs().amax() < math.inf):
+            return taken, None
+        return taken, torch.where(self.value.isinf(), R, 0.0)
