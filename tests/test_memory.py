@@ -145,13 +145,12 @@ def test_auto_takes_as_many_as_fit(kind: str, monkeypatch: pytest.MonkeyPatch) -
     model, x = BIG[kind]().double().eval(), torch.randn(24, 3, 16, 16, dtype=torch.float64)
     explainer = relprop.Explainer(model, x, "epsilon", max_batch="auto")
     expected = relprop.explain(model, x, 0, "epsilon")
-    budget = 0.3 * allocated(lambda: explainer(x, 0))
+    budget = 0.5 * allocated(lambda: explainer(x, 0))
     found: list[Explanation] = []
     sizes = chunk_sizes(lambda: found.append(explainer(x, 0)), budget, monkeypatch)
     assert sum(sizes) == 24
     assert max(sizes) - min(sizes) <= 1
     check_same_map(found[0].relevance, expected.relevance, 1e-12)
-    assert allocated(lambda: relprop.explain(model, x[: max(sizes)], 0, "epsilon", max_batch=100)) > 0
     assert allocated(lambda: explainer(x[: max(sizes)], 0)) < budget
     assert allocated(lambda: explainer(x[: 3 * max(sizes)], 0)) > budget
 
@@ -217,9 +216,7 @@ def test_chunks_that_do_not_fit_are_halved(allocator: str, max_batch: Any, monke
     expected = relprop.explain(model, x, target, "epsilon", ledger=True)
     tried = short_of(2, ALLOCATORS[allocator], monkeypatch)
     found = relprop.explain(model, x, target, "epsilon", ledger=True, max_batch=max_batch)
-    assert tried == [7, 3, 1, 1, 1, 1, 1, 1, 1] or tried == [7, 3, 2, 2, 2, 1] or sum(t for t in tried if t <= 2) == 7
-    assert tried[0] == 7
-    assert all(a <= 2 for a in tried[2:])
+    assert tried == [7, 4, 2, 2, 2, 1]
     check_same_map(found.relevance, expected.relevance, 1e-12)
     assert found.target[1] is target[1]
     assert all(ledger.closes() for ledger in found.ledger)
@@ -274,8 +271,8 @@ resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000, resource.RLIM_INFINI
 try:
     whole(x, 0)
     print("no limit")
-except RuntimeError as e:
-    print(type(e).__name__)
+except Exception as e:
+    print(relprop.chunks.out_of_memory(e))
 e = explainer(x, 0)
 print(tuple(e.relevance.shape), bool(torch.isfinite(e.relevance).all()))
 """
@@ -286,7 +283,7 @@ def test_the_real_allocator_of_the_cpu_runs_short() -> None:
     out = subprocess.run(
         [sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True, timeout=300
     ).stdout
-    assert out.splitlines() == ["RuntimeError", "(64, 1, 64, 64) True"]
+    assert out.splitlines() == ["True", "(64, 1, 64, 64) True"]
 
 
 # What is free

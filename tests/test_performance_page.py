@@ -89,7 +89,7 @@ def made_up() -> list[Row]:
         row("relprop", "epsilon_gamma_box", seconds=3.0, flops=150, peak=130, sums=[1.0], scores=[1.0]),
         row("zennit", "epsilon", seconds=2.52, flops=200, peak=300, sums=[9.0], scores=[1.0], cosine=0.5),
         row("zennit", "epsilon_gamma_box", seconds=6.0, flops=500, peak=300, sums=[1.0], scores=[1.0], cosine=0.999),
-        Row("vgg16", "lxt", "attnlrp", error="ImportError: cannot import a|b from 'c' (/some/place/d.py)"),
+        Row("vgg16", "lxt", "attnlrp", error="ImportError: cannot import a|b from 'c' (…/d.py)"),
         Row("vgg16", "relprop", "epsilon", "construct, first", seconds=[5.0], machine=ABOUT),
         Row("vgg16", "relprop", "epsilon", "construct, again", seconds=[3.0, 1.5, 2.0], machine=ABOUT),
     ]
@@ -101,7 +101,7 @@ def test_a_table() -> None:
     assert "| `epsilon`, `compile=True` | relprop | 1.50 (1.50 … 1.50) | 3 | 3000 |  |  | 1.20 |" in text
     assert "| 0.5000 | ΣR / score is 9, relprop's 0.75; another map |" in text
     assert "| 0.9990 |  |" in text
-    assert "ended with ImportError: cannot import a\\|b from 'c' … |" in text
+    assert "ended with ImportError: cannot import a\\|b from 'c' (…/d.py) |" in text
     assert "| VGG-16 | 5.00 | 1.50 |" in text
     assert "P, 2 cores, 1 threads of torch; torch 2." in text
     lines = [line.replace("\\|", "") for line in text.splitlines() if line.startswith(("| `", "| recipe", "|  | grad"))]
@@ -160,6 +160,13 @@ def test_rows_survive_an_interruption(tmp_path: Path) -> None:
     assert second.time_ratio == (3.5, 3.5, 3.5)
 
 
+def test_an_error_in_one_line_without_folders() -> None:
+    assert results.first_line("no a/b in 'c' (/some/place/d.py)\nmore") == "no a/b in 'c' (…/d.py)"
+    assert results.first_line("") == ""
+    assert measure._said(ValueError("  '/x/y/z' or …/w ")) == "ValueError: '…/z' or …/w"
+    assert measure._said(RuntimeError()) == "RuntimeError"
+
+
 def test_ratios_are_taken_round_by_round() -> None:
     row = Row("cnn", "relprop", seconds=[2.0, 30.0, 400.0], gradient_seconds=[1.0, 10.0, 100.0])
     assert row.time_ratio == (2.5, 3.0, 3.5)
@@ -214,6 +221,8 @@ def test_bytes_that_stay() -> None:
     kept = nn.Linear(100, 1000, bias=False)
     also = kept.weight.detach()  # the same storage
     torch.empty(500)
+    alive: list[Tensor] = []
+    torch.func.grad(lambda t: alive.append(t) or t.sum())(torch.empty(0))  # type: ignore[func-returns-value]
     assert memory.added(before, memory.held()) == 400_000
     del kept, also
     assert memory.added(before, memory.held()) == 0

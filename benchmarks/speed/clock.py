@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
@@ -37,7 +37,7 @@ class Clock:
     def alternate(
         self,
         anchor: Run,
-        works: dict[str, Run],
+        works: Mapping[str, Run],
         rounds: int,
         share: float = math.inf,
         least: int = 3,

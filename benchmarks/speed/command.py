@@ -27,7 +27,7 @@ def arguments() -> argparse.Namespace:
         "the same command, a complete one is started anew.",
     )
     every = ", ".join(KINDS)
-    parser.add_argument("--quick", action="store_true", help="small models and two rounds, results in build/")
+    parser.add_argument("--quick", action="store_true", help="small models, nothing compiled; results in build/")
     parser.add_argument("--models", default="", help=f"some of {every}, with commas (all)")
     parser.add_argument("--libraries", default="", help="relprop, zennit, captum, lxt, autolrp (all)")
     parser.add_argument("--devices", default="", help="cpu, cuda (all there are)")
@@ -35,6 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=15.0, help="time for these; three are made at least (15)")
     parser.add_argument("--threads", type=int, default=0, help="threads of torch on the CPU (its own choice)")
     parser.add_argument("--output", type=Path, default=None, help="folder of the results (docs/performance)")
+    parser.add_argument("--no-compile", action="store_true", help="leave out compiled programs, which take minutes")
     parser.add_argument("--fresh", action="store_true", help="forget the rows of an interrupted run")
     parser.add_argument("--page", action="store_true", help="measure nothing, write plot and page from the results")
     return parser.parse_args()
@@ -55,6 +56,7 @@ def tasks(args: argparse.Namespace, file: Path) -> list[Task]:
             common = {
                 "subject": name, "device": device, "file": str(file), "quick": args.quick, "threads": args.threads,
                 "rounds": args.rounds, "share": 1.0 if args.quick else args.seconds,
+                "compiled": not (args.no_compile or args.quick),
             }  # fmt: skip
             libraries = tuple(x for x in args.libraries.split(",") if x)
             if name in CONSTRUCTED and not any(r.variant.startswith("construct") for r in mine):
@@ -70,7 +72,7 @@ def perform(task: Task) -> None:
     command = [sys.executable, "-m", "benchmarks.speed.worker", task.text()]
     try:
         ended = subprocess.run(command, cwd=ROOT, timeout=LIMIT, stderr=subprocess.PIPE, text=True, errors="replace")
-        said = (ended.stderr.strip().splitlines() or [""])[-1]
+        said = results.first_line((ended.stderr.strip().splitlines() or [""])[-1])
         reason = f"the process ended with code {ended.returncode}: {said}" if ended.returncode else ""
     except subprocess.TimeoutExpired:
         reason = f"not done after {LIMIT:g} s"

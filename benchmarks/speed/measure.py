@@ -15,11 +15,12 @@ from torch import Tensor
 from . import machine, memory, peers, works
 from .clock import Clock, limit
 from .flops import flops
-from .results import Row
+from .results import Row, first_line
 from .subjects import Subject, subject
 from .works import Work
 
 PATIENCE = 60.0  # a work may take this many seconds plus 100 times the gradient before it counts as failed
+COMPILING = 900.0  # seconds more for one that is compiled first
 SLOW = 0.2  # seconds of a gradient, from which a measurement of time is one call
 
 
@@ -32,12 +33,14 @@ class Plan:
     quick: bool = False
     skip: frozenset[tuple[str, str, str]] = frozenset()  # library, recipe, variant: measured already
     libraries: tuple[str, ...] = ()  # all, if empty
+    compiled: bool = True  # also compiled programs
 
 
 def available(made: Subject, plan: Plan) -> list[Work]:
     """The works on this subject that are asked for."""
     found = [*works.explanations(made), *peers.explanations(made)]
     chosen = [w for w in found if not plan.libraries or w.library in plan.libraries]
+    chosen = [w for w in chosen if plan.compiled or w.variant != "compile"]
     return [w for w in chosen if (w.library, w.recipe, w.variant) not in plan.skip]
 
 
@@ -56,7 +59,7 @@ def measured(name: str, device: str, plan: Plan) -> Iterator[Row]:
         row = Row(name, work.library, work.recipe, work.variant, device, made.setting, machine=about)
         row.gradient_flops, row.gradient_peak = gradient.flops, gradient.peak
         try:
-            with limit(patience), _quietly():
+            with limit(patience + (COMPILING if work.variant == "compile" else 0)), _quietly():
                 runs[work.name] = _prepared(work, made, row, maps)
             rows[work.name] = row
         except Exception as error:  # whatever a library raises is its result
@@ -110,8 +113,7 @@ def _digits(x: float) -> float:
 
 def _said(error: Exception) -> str:
     """Class and first line of an error."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {first_line(str(error))}".removesuffix(": ")
 
 
 @contextlib.contextmanager
@@ -130,8 +132,9 @@ def constructed(name: str, device: str, plan: Plan, repeats: int = 3) -> Iterato
     seconds = []
     for _ in range(1 + repeats):
         start = time.perf_counter()
-        relprop.Explainer(made.model, made.x, "epsilon").program  # noqa: B018  (emitted when it is asked for)
+        program = relprop.Explainer(made.model, made.x, "epsilon").program
         seconds.append(_digits(time.perf_counter() - start))
+        del program
     about = machine.describe(device)
     for variant, part in {"construct, first": seconds[:1], "construct, again": seconds[1:]}.items():
         yield Row(name, "relprop", "epsilon", variant, device, made.setting, seconds=part, machine=about)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import tempfile
@@ -56,8 +57,9 @@ def held() -> dict[int, int]:
         if not issubclass(type(thing), Tensor) or thing.layout != torch.strided or thing.device.type == "meta":
             continue
         if type(thing) in (Tensor, torch.nn.Parameter):  # no stand-ins of a capture, which have no memory
-            storage = thing.untyped_storage()
-            sizes[storage.data_ptr()] = storage.nbytes()
+            with contextlib.suppress(NotImplementedError):  # wrapped by a transform of torch.func: no memory either
+                storage = thing.untyped_storage()
+                sizes[storage.data_ptr()] = storage.nbytes()
     return sizes
 
 

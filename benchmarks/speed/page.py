@@ -9,6 +9,8 @@ from .results import Row
 from .subjects import KINDS
 
 ANOTHER = 0.99  # below this cosine a peer's map counts as another one
+LIBRARIES = ("gradient", "relprop")  # in this order, then the others
+WRITTEN = {"compile": "`compile=True`", "checkpoint": "`checkpoint=True`", "float32": "without `precision`"}
 FAR = 0.05  # and so does relevance over score that differs by more than this
 
 HEAD = """# What an explanation costs
@@ -45,7 +47,7 @@ in only while it runs; autolrp with its configuration of this name. "ended with"
 
 COLUMNS = (
     "recipe", "library", "time × gradient", "n", "ms", "FLOPs × gradient", "time / FLOPs", "memory × gradient",
-    "kept MB", "ΣR / score", "cosine", "",
+    "kept MB", "ΣR / score", "cosine to relprop", "note",
 )  # fmt: skip
 
 
@@ -78,19 +80,21 @@ def _section(rows: list[Row]) -> str:
     if not shown:
         return ""
     gradient = next((r for r in shown if r.library == "gradient"), shown[0])
+    half = '; relprop with `precision="bf16"`' if gradient.setting.endswith("bfloat16") else ""
     ours = {r.recipe: r for r in shown if r.library == "relprop" and not r.variant}
-    lines = [f"### {KINDS[gradient.subject].title}", "", f"{gradient.setting}.", ""]
+    lines = [f"### {KINDS[gradient.subject].title}", "", f"{gradient.setting}{half}.", ""]
     lines += [_row(COLUMNS), "|" + "---|" * len(COLUMNS)]
-    ordered = sorted(shown, key=lambda r: ("gradient", "relprop").index(r.library) if r.library in LIBRARIES else 2)
-    lines += [_row(_cells(r, ours.get(r.recipe))) for r in ordered]
+    lines += [_row(_cells(r, ours.get(r.recipe))) for r in sorted(shown, key=_place)]
     return "\n".join(lines) + "\n"
 
 
-LIBRARIES = ("gradient", "relprop")
+def _place(row: Row) -> tuple[int, bool]:
+    """The gradient, relprop's recipes, their variants, the other libraries."""
+    return LIBRARIES.index(row.library) if row.library in LIBRARIES else len(LIBRARIES), row.variant != ""
 
 
 def _cells(row: Row, ours: Row | None) -> list[str]:
-    recipe = ", ".join(filter(None, (row.recipe and f"`{row.recipe}`", row.variant and f"`{row.variant}=True`")))
+    recipe = ", ".join(filter(None, (row.recipe and f"`{row.recipe}`", WRITTEN.get(row.variant, row.variant))))
     if row.error:
         return [recipe, row.library, *[""] * (len(COLUMNS) - 3), f"ended with {_plain(row.error)}"]
     time = row.time_ratio
@@ -144,9 +148,8 @@ def _number(x: float | None, form: str) -> str:
 
 
 def _plain(text: str, longest: int = 160) -> str:
-    """In one line, without what Markdown would take for a command, and without paths of this machine."""
-    words = ["…" if w.lstrip("('\"").startswith("/") else w for w in text.split()]
-    short = " ".join(words)
+    """In one line, without what Markdown would take for a command."""
+    short = " ".join(text.split())
     short = short if len(short) <= longest else short[:longest] + " …"
     for mark in "\\`*_<>|[]":
         short = short.replace(mark, "\\" + mark)

@@ -10,6 +10,8 @@ from .subjects import KINDS
 
 COLOURS = {"relprop": "#0072b2", "zennit": "#e69f00", "captum": "#009e73", "lxt": "#cc79a7", "autolrp": "#999999"}
 PANELS = 2  # in a row
+WIDTH = 0.2  # of a bar; groups are 1 apart
+THIN = {"linewidth": 0.8}
 
 
 def draw(rows: list[Row], file: Path) -> None:
@@ -36,22 +38,26 @@ def draw(rows: list[Row], file: Path) -> None:
 
 
 def _panel(ax: Any, rows: list[Row]) -> None:
-    groups = list(dict.fromkeys((r.recipe, r.variant) for r in sorted(rows, key=lambda r: r.library != "relprop")))
-    width = 0.8 / len(COLOURS)
-    for place, (library, colour) in enumerate(COLOURS.items()):
-        mine = [r for r in rows if r.library == library]
-        if not mine:
-            continue
-        low, middle, high = zip(*(r.time_ratio for r in mine if r.time_ratio), strict=True)
-        x = [groups.index((r.recipe, r.variant)) + width * (place - (len(COLOURS) - 1) / 2) for r in mine]
-        errors = [[m - a for a, m in zip(low, middle, strict=True)], [b - m for b, m in zip(high, middle, strict=True)]]
-        ax.bar(x, middle, width, yerr=errors, color=colour, label=library, error_kw={"linewidth": 0.8})
-    flops = {(r.recipe, r.variant): r.flop_ratio for r in rows if r.library == "relprop" and r.flop_ratio}
+    """Bars of a group stand side by side around its place; the line across them is relprop's FLOPs."""
+    ours_first = sorted(rows, key=lambda r: (r.library != "relprop", r.variant != ""))
+    groups = list(dict.fromkeys((r.recipe, r.variant) for r in ours_first))
     for at, group in enumerate(groups):
-        if group in flops:
-            ax.hlines(flops[group], at - 0.45, at + 0.45, color="black", linewidth=1.2, label="relprop's FLOPs")
+        mine = [r for library in COLOURS for r in rows if (r.library, r.recipe, r.variant) == (library, *group)]
+        for place, row in enumerate(mine):
+            low, middle, high = row.time_ratio or (0.0, 0.0, 0.0)
+            x = at + WIDTH * (place - (len(mine) - 1) / 2)
+            error = [[middle - low], [high - middle]]
+            ax.bar(x, middle, WIDTH, yerr=error, color=COLOURS[row.library], label=row.library, error_kw=THIN)
+            if row.library == "relprop" and row.flop_ratio:
+                ax.hlines(row.flop_ratio, at - 0.45, at + 0.45, color="black", linewidth=1.2, label="relprop's FLOPs")
     ax.axhline(1, color="black", linewidth=0.6, linestyle=":")
-    names = ["\n".join(filter(None, group)).replace("_", "\n_", 1) for group in groups]
-    ax.set_xticks(range(len(groups)), names, fontsize=7)
+    ax.set_xticks(range(len(groups)), [_label(*group) for group in groups], fontsize=7)
+    ax.set_xlim(-0.6, len(groups) - 0.4)
     ax.set_ylabel("time × gradient", fontsize=8)
     ax.tick_params(axis="y", labelsize=8)
+
+
+def _label(recipe: str, variant: str) -> str:
+    """In lines short enough to stand beside each other."""
+    head, _, tail = recipe.partition("_") if len(recipe) > 10 else (recipe, "", "")
+    return "\n".join(filter(None, (head, tail, variant)))

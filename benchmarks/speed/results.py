@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
@@ -68,6 +69,12 @@ class Row:
 
     def line(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)
+
+
+def first_line(text: str) -> str:
+    """Of an error's text, its first line, with files by their names alone: folders are this machine's affair."""
+    lines = text.strip().splitlines() or [""]
+    return re.sub(r"(?<![\w.…])/(?:[^\s/'\"()]+/)+", "…/", lines[0].strip())
 
 
 def quartiles(values: list[float]) -> Quartiles | None:

@@ -145,8 +145,8 @@ KINDS: dict[str, Kind] = {
     "vit_b_16": Kind(vit_b_16, TOKENS, "ViT-B/16", family=VIT),
     "bert": Kind(bert, TOKENS, "BERT-base", family=BERT),
     "llama": Kind(llama, TOKENS, "Llama, 4 layers", family=LLAMA),
-    "llama_small_bf16": Kind(llama_small_bf16, TOKENS[1:], "Llama in bfloat16, small", ("cpu",), LLAMA),
-    "llama_1b": Kind(llama_1b, TOKENS[1:], "Llama of 1.2 B parameters in bfloat16", ("cuda",), LLAMA),
+    "llama_small_bf16": Kind(llama_small_bf16, TOKENS, "Llama in bfloat16, small", ("cpu",), LLAMA),
+    "llama_1b": Kind(llama_1b, TOKENS, "Llama of 1.2 B parameters in bfloat16", ("cuda",), LLAMA),
     "linear50": Kind(linear50, ("epsilon",), "50 × (Linear(32) + ReLU)"),
     "cnn": Kind(cnn, IMAGES[:-1], "small CNN"),
 }

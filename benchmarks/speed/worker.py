@@ -29,6 +29,7 @@ class Task:
     threads: int = 0
     skip: tuple[tuple[str, str, str], ...] = ()
     libraries: tuple[str, ...] = ()
+    compiled: bool = True
 
     def text(self) -> str:
         return json.dumps(asdict(self))
@@ -39,7 +40,7 @@ def done(task: Task) -> None:
     if task.threads:
         torch.set_num_threads(task.threads)
     skip = frozenset((library, recipe, variant) for library, recipe, variant in task.skip)
-    plan = measure.Plan(task.rounds, task.share, task.quick, skip, tuple(task.libraries))
+    plan = measure.Plan(task.rounds, task.share, task.quick, skip, tuple(task.libraries), task.compiled)
     work = measure.constructed if task.kind == "construct" else measure.measured
     for row in work(task.subject, task.device, plan):
         results.append(Path(task.file), row)

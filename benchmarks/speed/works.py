@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,8 @@ import relprop
 from .subjects import HIGH, KINDS, LOW, Subject
 
 BOXED = {"epsilon_gamma_box", "montavon2019"}
-VARIANTS = {"compile": {"compile": True}, "checkpoint": {"checkpoint": True}}
-
+VARIANTS: dict[str, dict[str, Any]] = {"compile": {"compile": True}, "checkpoint": {"checkpoint": True}}
+HALF = {"precision": "bf16"}  # for models in bfloat16, whose heavy operations would be done in float32 otherwise
 
 Explain = Callable[[Tensor, Tensor], Tensor]  # input and explained classes -> relevance
 
@@ -46,18 +46,20 @@ def gradient(model: nn.Module) -> Explain:
 
 
 def explanations(subject: Subject) -> Iterator[Work]:
-    """relprop's recipes on this subject, and the first of them compiled and with checkpoints where there are such."""
+    """relprop's recipes on this subject; one of them also compiled, with checkpoints and, in bfloat16, without HALF."""
     recipes = KINDS[subject.name].recipes
+    half = subject.x.dtype is torch.bfloat16
+    common = HALF if half else {}
     for recipe in recipes:
-        yield Work("relprop", recipe, _explainer(subject, recipe))
-    taken = inspect.signature(relprop.Explainer.__init__).parameters
+        yield Work("relprop", recipe, _explainer(subject, recipe, **common))
     main = "cp_lrp" if "cp_lrp" in recipes else recipes[0]
     for variant, options in VARIANTS.items():
-        if options.keys() <= taken.keys():
-            yield Work("relprop", main, _explainer(subject, main, **options), variant)
+        yield Work("relprop", main, _explainer(subject, main, **common, **options), variant)
+    if half:
+        yield Work("relprop", main, _explainer(subject, main), "float32")
 
 
-def _explainer(subject: Subject, recipe: str, **options: object) -> Callable[[], Explain]:
+def _explainer(subject: Subject, recipe: str, **options: Any) -> Callable[[], Explain]:
     def prepare() -> Explain:
         box = {"low": LOW, "high": HIGH} if recipe in BOXED else {}
         explainer = relprop.Explainer(subject.model, subject.x, recipe, **box, **options)

@@ -12,11 +12,13 @@ from .api import Explainer, examine, explain
 from .composites import Composite
 from .explanation import Explanation
 from .language import TextExplanation, explain_text
+from .profiling import Profile, profile
 from .program import Ledger
 from .report import Report, RuleTable
 from .version import __version__
 
 __all__ = [
-    "Composite", "Explainer", "Explanation", "Ledger", "Report", "RuleTable", "TextExplanation", "__version__",
-    "composites", "errors", "evaluate", "examine", "explain", "explain_text", "rules", "targets",
+    "Composite", "Explainer", "Explanation", "Ledger", "Profile", "Report", "RuleTable", "TextExplanation",
+    "__version__", "composites", "errors", "evaluate", "examine", "explain", "explain_text", "profile", "rules",
+    "targets",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ matters). A bias among the arguments is ignored.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -165,3 +166,25 @@ def permute(s: Tensor, args: Args, kwargs: dict[str, Any], a: Tensor) -> Tensor:
 def transpose(s: Tensor, args: Args, kwargs: dict[str, Any], a: Tensor) -> Tensor:
     """A transposition is its own inverse."""
     return s.transpose(args[1], args[2])
+
+
+def select(s: Tensor, args: Args, kwargs: dict[str, Any], a: Tensor) -> Tensor:
+    """Into the place that was selected."""
+    out: Tensor = aten.select_backward.default(s, a.shape, args[1], args[2])
+    return out
+
+
+def sliced(s: Tensor, args: Args, kwargs: dict[str, Any], a: Tensor) -> Tensor:
+    """Into the places that were kept."""
+    dim, start, end, step = (argument(args, kwargs, i, n, d) for i, n, d in _SLICE)
+    last = sys.maxsize if end is None else end
+    out: Tensor = aten.slice_backward.default(s, a.shape, dim, 0 if start is None else start, last, step)
+    return out
+
+
+_SLICE = ((1, "dim", 0), (2, "start", None), (3, "end", None), (4, "step", 1))
+
+
+def expand(s: Tensor, args: Args, kwargs: dict[str, Any], a: Tensor) -> Tensor:
+    """The sum over the copies."""
+    return s.sum_to_size(a.shape)

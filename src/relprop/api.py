@@ -36,6 +36,13 @@ class Explainer:
 
     `example_inputs` fix the shapes; the batch size is free. When the model's weights change, the next call captures
     them anew. `rules` is the rule table, `code` the program as Python text, `program` the program as a graph module.
+
+    What follows changes no rule, and is the same in `relprop.explain`. `compile`: the program is compiled by
+    `torch.compile`, as one graph; worth its seconds where the same shapes are explained many times. `checkpoint`: the
+    way back computes the model's values again, segment by segment, instead of keeping them: about half the memory of
+    the gradient or less, for one more forward pass. `precision="bf16"`: linear maps, convolutions, matrix products and
+    attention in bfloat16, relevance and its sums in float32. `max_batch`: explain at most so many samples at a time,
+    or "auto": as many as fit into memory.
     """
 
     def __init__(
@@ -62,8 +69,20 @@ class Explainer:
         self, inputs: Inputs, target: Target = None, *, ledger: bool = False, record: tuple[str, ...] | list[str] = ()
     ) -> Explanation:
         """Explain the outputs for `inputs`; see `relprop.explain` for the arguments."""
+        names = (record,) if isinstance(record, str) else tuple(record)
+        most = self.execution.max_batch
+        if most is None:
+            return self._explain(inputs, target, ledger, names)
+        state, _ = self._state(chunks.example(inputs, most))
+        state.check(inputs)
+        return chunks.explain(
+            lambda some, t: self._explain(some, t, ledger, names),
+            inputs, target, most, state.captured, state.program(ledger, names), state.places(names),
+        )  # fmt: skip
+
+    def _explain(self, inputs: Inputs, target: Target, ledger: bool, record: tuple[str, ...]) -> Explanation:
         state, tensors = self._state(inputs)
-        program = state.program(ledger, (record,) if isinstance(record, str) else tuple(record))
+        program = state.program(ledger, record)
         differentiate = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
         with undisturbed(tensors[0].device) if state.draws else nullcontext(), torch.set_grad_enabled(differentiate):
             return state.run(program, tensors, target, ledger)
@@ -132,7 +151,7 @@ def explain(
     the relevance of each in a leading dimension, for one forward pass. `composite`: a recipe's name
     (`relprop.composites.names()`), with `rule_options` for it, or a `Composite`. `ledger`: account for every op.
     `record`: module paths whose relevance is returned in `recorded`. Relevance is in the units of the explained
-    output.
+    output. `compile`, `checkpoint`, `precision`, `max_batch`: see `Explainer`.
 
     Raises `relprop.errors`: InputError, TargetError, CaptureError, CompositeError, RuleError, NonFiniteError.
     """

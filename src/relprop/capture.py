@@ -14,6 +14,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -21,16 +22,19 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, default_decompositions, export
 
-from .captured import Captured, Inputs, InputSpec, noise_of, run
+from .captured import Captured, Inputs, InputSpec, run
 from .choice import Choice, without_cache
 from .errors import CaptureError, InputError, NonFiniteError
-from .graph import line_of, module_path, where
+from .functional import make_functional
+from .graph import line_of, module_path
 from .guards import check_devices, check_inputs, check_weights, type_remedy
-from .ops import OPENED, REASONS, Family, lookup
+from .mixing import first_mixing, mixes
+from .ops import OPENED, Family, lookup
 from .ops import name as op_name
+from .placed import is_placed, shared_hooks, without_hooks
 from .recurrence import PACKED, holds_packed
 from .samples import symbolic
-from .values import difference, same
+from .values import same
 
 _GLOBALS = threading.RLock()  # torch.export patches nn.Module; generators are saved and restored: one thread at a time
 
@@ -58,8 +62,11 @@ def clone(model: nn.Module, *, share: bool = True) -> nn.Module:
         held = [x for v in vars(module).values() for x in (v if isinstance(v, (list, tuple)) else [v])]
         loose = [v for v in held if isinstance(v, Tensor) and not v.is_leaf]
         shared.update({id(v): v if share else v.detach().clone() for v in loose})
+    shared.update({id(hook): hook for hook in shared_hooks(model)})
     try:
-        return without_cache(copy.deepcopy(model, shared).eval())
+        return without_cache(without_hooks(copy.deepcopy(model, shared).eval()))
+    except CaptureError:
+        raise
     except Exception as e:
         raise CaptureError(
             f"the model {type(model).__name__} cannot be copied ({e}); relprop explains a copy so that yours is never "
@@ -84,35 +91,69 @@ def capture(model: nn.Module, inputs: Inputs, *, dynamic: bool = True) -> Captur
     Where the model's code allows that for no size but its own, or with `dynamic` off, the graph is for one sample, and
     run sample by sample; where that gives another output (samples that share something), it is for this size alone.
     """
-    spec = InputSpec.of(inputs)
-    tensors = [t.detach() for t in spec.flatten(inputs)]
-    check_devices(model, tensors, spec)
-    check_inputs(tensors, spec)
-    check_weights(model)
+    request = _Request.of(model, inputs)
+    tensors = request.tensors
     with undisturbed(tensors[0].device):
-        batch = _batch(model, tensors, spec)
-        moving = tuple(t.shape[0] == batch for t in tensors)
-        ways = (_ANY, _SINGLE, _FIXED) if batch > 1 else (_ANY, _FIXED)
+        ways = (_ANY, _SINGLE, _FIXED) if request.batch > 1 else (_ANY, _FIXED)
         for way in ways if dynamic else ways[1:]:
-            flat = _Flat(clone(model), spec)
-            module = _export(flat, model, spec, tensors, moving, way)
-            if module is None:
-                continue
-            found = [n for n in module.graph.nodes if n.op == "placeholder"]
-            _forget_mutations(module, found)
-            explained = _explained(found, tensors, spec)
-            if way == _ANY and not all(m for n, m in zip(found, moving, strict=True) if n in explained):
-                continue  # captions shared by all images: whose relevance is whose, only one sample at a time can tell
-            captured = Captured(
-                module, found, explained, spec, way == _ANY, batch, moving, way == _SINGLE, flat.choice.note()
-            )
-            if runs_as(captured, model, tensors):
-                _name(found, spec)
+            captured = _captured(request, way)
+            if captured is not None and runs_as(captured, model, tensors):
+                _name(captured)
                 return captured
     raise CaptureError(
         "the captured graph gives another output than the model: its forward is random (functional dropout with "
         "training=True?) or depends on Python state that changes between calls; make it deterministic in eval mode"
     )
+
+
+def untried(model: nn.Module, inputs: Inputs) -> Captured | None:
+    """The graph for any batch size, not yet compared with the model; None where the model's code allows none."""
+    request = _Request.of(model, inputs)
+    with undisturbed(request.tensors[0].device):
+        captured = _captured(request, _ANY)
+        if captured is not None:
+            _name(captured)
+        return captured
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A model with the inputs it is to be captured with, found fit for it."""
+
+    model: nn.Module
+    spec: InputSpec
+    tensors: list[Tensor]
+    batch: int
+    moving: tuple[bool, ...]  # for each input, whether its first dimension counts samples
+
+    @classmethod
+    def of(cls, model: nn.Module, inputs: Inputs) -> _Request:
+        spec = InputSpec.of(inputs)
+        tensors = [t.detach() for t in spec.flatten(inputs)]
+        placed = is_placed(model)
+        model = clone(model) if placed else model  # offloaded weights are loaded once
+        check_devices(model, tensors, spec, anywhere=placed)
+        check_inputs(tensors, spec)
+        check_weights(model)
+        with undisturbed(tensors[0].device):
+            batch = _batch(model, tensors, spec)
+        return cls(model, spec, tensors, batch, tuple(t.shape[0] == batch for t in tensors))
+
+
+def _captured(request: _Request, way: str) -> Captured | None:
+    """The graph for batches as `way` says, not yet compared with the model; None where there is none."""
+    r = request
+    flat = _Flat(clone(r.model), r.spec)
+    module = _export(flat, r.model, r.spec, r.tensors, r.moving, way)
+    if module is None:
+        return None
+    found = [n for n in module.graph.nodes if n.op == "placeholder"]
+    _forget_mutations(module, found)
+    explained = _explained(found, r.tensors, r.spec)
+    if way == _ANY and not all(m for n, m in zip(found, r.moving, strict=True) if n in explained):
+        return None  # captions shared by all images: whose relevance is whose, only one sample at a time can tell
+    note = flat.choice.note()
+    return Captured(module, found, explained, r.spec, way == _ANY, r.batch, r.moving, way == _SINGLE, note)
 
 
 def runs_as(captured: Captured, model: nn.Module, tensors: list[Tensor]) -> bool:
@@ -129,71 +170,13 @@ def runs_as(captured: Captured, model: nn.Module, tensors: list[Tensor]) -> bool
             raise NonFiniteError(f"the model's output is not finite; it first goes wrong at {blamed}")
         if not same(got, expected):
             return False
-        if len(got) > 1 and _mixes(captured, tensors, got):
+        if len(got) > 1 and mixes(captured, tensors, got):
             raise CaptureError(
                 f"the samples of a batch influence each other in {type(model).__name__}, first at "
-                f"{_first_mixing(captured, tensors)}: the first sample gives another output alone than among "
+                f"{first_mixing(captured, tensors)}: the first sample gives another output alone than among "
                 "others, and has no explanation of its own; change that, or explain batches of one sample"
             )
         return True
-
-
-def _mixes(captured: Captured, tensors: list[Tensor], got: Tensor) -> bool:
-    """Whether the first or the last sample gives another output alone, or among copies of itself, than in the batch."""
-    if captured.single:
-        return False  # compared with the model's own batch
-    for sample in (0, len(got) - 1):
-        expected = got[sample : sample + 1]
-        alone = run(captured, _alone(captured, tensors, sample))
-        alone = alone if captured.dynamic else alone[sample : sample + 1]
-        if alone.numel() != expected.numel():
-            return True  # every sample is scored against all of them
-        if alone.shape != expected.shape or same(alone, expected):  # squeeze() shapes a batch of one in its own way
-            continue
-        if difference(alone, expected) > 10 * noise_of(captured, tensors, got):
-            return True
-    return False
-
-
-def _alone(captured: Captured, tensors: list[Tensor], sample: int) -> list[Tensor]:
-    """A sample alone, or, where the graph is for one batch size, the same sample for all."""
-    if captured.dynamic:
-        pairs = zip(tensors, captured.moving, strict=True)
-        return [t[sample : sample + 1].clone() if moves else t.clone() for t, moves in pairs]
-    dims = [next((d for d, n in enumerate(t.shape) if n == captured.batch), None) for t in tensors]
-    along = zip(tensors, dims, strict=True)
-    return [(t if d is None else t.narrow(d, sample, 1).expand(t.shape)).clone() for t, d in along]
-
-
-class _Values(fx.Interpreter):
-    """Runs a graph and keeps every node's value."""
-
-    def values(self, *tensors: Tensor) -> dict[fx.Node, Any]:
-        self.kept: dict[fx.Node, Any] = {}
-        self.run(*tensors)
-        return self.kept
-
-    def run_node(self, n: fx.Node) -> Any:
-        self.kept[n] = super().run_node(n)
-        return self.kept[n]
-
-
-def _first_mixing(captured: Captured, tensors: list[Tensor]) -> str:
-    """The op whose value for a sample first depends on the others, and what is known of it."""
-    many = _Values(captured.module).values(*[t.clone() for t in tensors])
-    for sample in (0, captured.batch - 1):
-        one = _Values(captured.module).values(*_alone(captured, tensors, sample))
-        for node, value in many.items():
-            rows = isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0
-            if not rows or len(value) != captured.batch:
-                continue
-            row = slice(0, 1) if captured.dynamic else slice(sample, sample + 1)
-            expected, alone = value[sample : sample + 1], one[node][row]
-            if alone.shape == expected.shape and not same(alone, expected):
-                source = node.args[0] if op_name(node.target) == "getitem" else node
-                reason = REASONS.get(op_name(source.target))  # type: ignore[union-attr]
-                return where(source) + (f" ({reason})" if reason else "")  # type: ignore[arg-type]
-    return "an op that relprop could not single out"
 
 
 def run_once(model: nn.Module, tensors: list[Tensor], spec: InputSpec, *, mutates: bool = False) -> Tensor:
@@ -267,7 +250,9 @@ def _graph(flat: nn.Module, tensors: tuple[Tensor, ...], shapes: Any) -> fx.Grap
             logger.setLevel(logging.CRITICAL)
         try:
             program = export(flat, tensors, dynamic_shapes=shapes, strict=False)
-            module = program.run_decompositions(_opened()).module(check_guards=False)
+            module = program.module(check_guards=False)
+            if not (isinstance(module, fx.GraphModule) and make_functional(module)):
+                module = program.run_decompositions(_opened()).module(check_guards=False)
         finally:
             for logger, level in zip(quiet, levels, strict=True):
                 logger.setLevel(level)
@@ -277,7 +262,6 @@ def _graph(flat: nn.Module, tensors: tuple[Tensor, ...], shapes: Any) -> fx.Grap
     for node in module.graph.nodes:  # for inputs in another memory format a view may not exist
         if node.op == "call_function" and op_name(node.target) in ("view", "_unsafe_view"):
             node.target = torch.ops.aten.reshape.default
-    module.recompile()
     module._forward_pre_hooks.clear()  # export's check of input sizes; ours names the argument
     return module
 
@@ -335,8 +319,9 @@ def _explained(found: list[fx.Node], tensors: list[Tensor], spec: InputSpec) -> 
     raise InputError(f"none of {', '.join(spec.names)} is a floating point tensor or goes into an embedding")
 
 
-def _name(found: list[fx.Node], spec: InputSpec) -> None:
+def _name(captured: Captured) -> None:
     """Call the placeholders by the arguments' names."""
+    found, spec = captured.inputs, captured.spec
     for i, (node, name) in enumerate(zip(found, spec.names, strict=True)):
         last = "".join(c if c.isalnum() else "_" for c in name.removeprefix("inputs")).strip("_")
         node.name = node.target = "x" if spec.single else f"x_{last or i}"

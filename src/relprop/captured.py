@@ -131,8 +131,12 @@ def run(captured: Captured, tensors: list[Tensor]) -> Tensor:
 
 def noise_of(captured: Captured, tensors: list[Tensor], output: Tensor) -> float:
     """Relative change of the output when the input changes by a rounding error: no two ways to it can be closer."""
-    moved = [t * (1 + torch.finfo(t.dtype).eps * _alternating(t)) if t.is_floating_point() else t for t in tensors]
-    return difference(run(captured, moved), output)
+    return difference(run(captured, nudged(tensors)), output)
+
+
+def nudged(tensors: list[Tensor]) -> list[Tensor]:
+    """Inputs changed by a rounding error: up and down in turn."""
+    return [t * (1 + torch.finfo(t.dtype).eps * _alternating(t)) if t.is_floating_point() else t for t in tensors]
 
 
 def _alternating(t: Tensor) -> Tensor:

@@ -44,17 +44,16 @@ def check_max_batch(max_batch: Any) -> None:
 
 
 def example(inputs: Inputs, max_batch: MaxBatch) -> Inputs:
-    """What to capture a model by that is to see no more than `max_batch` samples: the first of these inputs.
+    """What to capture a model by where memory may not suffice for all samples: the first two of these inputs.
 
-    Two at least, so that samples that influence each other are noticed. Inputs of several first dimensions stay as
-    they are: which of them counts samples, only the model can tell.
+    Two, so that samples that influence each other are noticed. Inputs of several first dimensions stay as they are:
+    which of them counts samples, only the model can tell. So do all without `max_batch`.
     """
     tensors = [t for t in pytree.tree_leaves(_plain(inputs)) if isinstance(t, Tensor)]
     sizes = {len(t) if t.dim() else None for t in tensors}
     if max_batch is None or len(sizes) != 1 or None in sizes:
         return inputs
-    few = slice(0, 2 if max_batch == "auto" else max(2, max_batch))
-    return portion(inputs, [True] * len(tensors), few)
+    return portion(inputs, [True] * len(tensors), slice(0, 2))
 
 
 def portion(inputs: Inputs, moving: Sequence[bool], which: slice) -> Inputs:
@@ -94,11 +93,12 @@ def explain(
         if max_batch == "auto" or samples <= max_batch:
             return some(inputs, target)
         raise InputError(
-            f"max_batch={max_batch}: the graph of this model is for {captured.batch} samples alone (the rule table's "
-            f"notes and docs/how_it_works.md say why), so that {samples} cannot be explained in parts; leave max_batch "
-            "out, or explain batches of the size you want with an Explainer made for it"
+            f"max_batch={max_batch}: the graph of this model fits one batch size alone (docs/how_it_works.md says when), "
+            f"so that these {samples} samples cannot be explained in parts; leave max_batch out, or explain batches of "
+            "the size you want one after another"
         )
-    size, measured = (max_batch, False) if isinstance(max_batch, int) else _planned(program, captured, tensors)
+    several = isinstance(target, list)
+    size, measured = (max_batch, False) if max_batch != "auto" else _planned(program, captured, tensors, several)
     parts: list[Explanation] = []
     wanted: list[Target] = []
     done = 0
@@ -113,7 +113,7 @@ def explain(
         if isinstance(got, str):
             if count == 1:
                 raise OutOfMemoryError(f"one sample alone does not fit into memory ({got}). {_REMEDY}")
-            size = count // 2
+            size = -(-count // 2)
             continue
         parts.append(got)
         wanted.append(chosen)
@@ -125,7 +125,7 @@ def explain(
     if len(parts) == 1:
         return parts[0]
     targets.check_alone(wanted)
-    return join(parts, captured, places, several=isinstance(target, list))
+    return join(parts, captured, places, several=several)
 
 
 _REMEDY = (
@@ -134,10 +134,10 @@ _REMEDY = (
 )  # fmt: skip
 
 
-def _planned(program: Program, captured: Captured, tensors: list[Tensor]) -> tuple[int, bool]:
+def _planned(program: Program, captured: Captured, tensors: list[Tensor], several: bool) -> tuple[int, bool]:
     """How many samples fit, and whether that is to be measured on the first one: a rule may look at values."""
     try:
-        found = affordable(program, captured, tensors)
+        found = affordable(program, captured, tensors, several=several)
     except Exception:
         return 1, True
     if not found:

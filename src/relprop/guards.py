@@ -35,6 +35,8 @@ def check_weights(model: nn.Module) -> None:
     for name, t in [*model.named_parameters(), *model.named_buffers()]:
         if not t.is_floating_point() or not t.numel():
             continue
+        if bool(torch.isfinite(t.detach().sum())):
+            continue  # one pass over the weights: a sum of finite values may overflow, one of others is never finite
         # a buffer may hold ±∞ on purpose: a mask of attention, the bounds of a range
         good = torch.isfinite(t.detach()) if isinstance(t, nn.Parameter) else ~torch.isnan(t.detach())
         if not bool(good.all()):
@@ -43,15 +45,15 @@ def check_weights(model: nn.Module) -> None:
             )
 
 
-def check_devices(model: nn.Module, tensors: list[Tensor], spec: InputSpec) -> None:
-    """Refuse inputs that lie on none of the model's devices."""
+def check_devices(model: nn.Module, tensors: list[Tensor], spec: InputSpec, *, anywhere: bool = False) -> None:
+    """Refuse inputs that lie on none of the model's devices; `anywhere`: the model itself moves them to its own."""
     devices = {p.device for p in model.parameters()} | {b.device for b in model.buffers()}
     if torch.device("meta") in devices:
         raise InputError("the model's weights are on the meta device and have no values: load them first")
     for t, name in zip(tensors, spec.names, strict=True):
         if t.is_meta:
             raise InputError(f"{name} is on the meta device and has no values; pass {name}.to('cpu') with values")
-        if devices and t.device not in devices:
+        if devices and t.device not in devices and not anywhere:
             there = ", ".join(sorted(map(str, devices)))
             raise InputError(f"{name} is on {t.device}, the model on {there}; pass {name}.to({there!r})")
 

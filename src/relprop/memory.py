@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from . import targets
 from .captured import Captured
 from .program import Program
 
@@ -97,7 +98,8 @@ def _scratch(func: Any, args: Any, out: Any) -> int:
     if weight.device.type != "cpu" or (weight.dtype is not torch.float64 and x.shape[0] > 1):
         return copies
     columns = x.shape[0] * math.prod(weight.shape[1:]) * math.prod((x if transposed else small).shape[2:])
-    return max(columns * weight.element_size(), copies if weight.dtype is not torch.float64 else 0)
+    unfolded = int(columns * weight.element_size())
+    return unfolded if weight.dtype is torch.float64 else max(unfolded, copies)
 
 
 def _bytes(t: Tensor) -> int:
@@ -118,36 +120,54 @@ class _Rehearsal(fx.Interpreter):
     def fetch_attr(self, target: str) -> Any:
         return self._held[target]
 
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is targets.initial:  # which output is explained depends on values
+            return _start(args[0]), args[0].new_zeros(len(args[0])), None
+        return super().call_function(target, args, kwargs)
 
-# What rehearsals said: by the forward part of a program, and by the number of samples.
-_REHEARSED: weakref.WeakKeyDictionary[fx.GraphModule, dict[int, tuple[Bytes, Bytes]]] = weakref.WeakKeyDictionary()
+
+def _start(logits: Tensor) -> Tensor:
+    """An initial relevance."""
+    return torch.zeros_like(logits, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
-def rehearse(program: Program, captured: Captured, tensors: Sequence[Tensor], samples: int) -> tuple[Bytes, Bytes]:
+# What rehearsals said: by the whole of a program, the number of samples, and whether values are held.
+_REHEARSED: weakref.WeakKeyDictionary[fx.GraphModule, dict[tuple[int, bool], tuple[Bytes, Bytes]]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def rehearse(
+    program: Program, captured: Captured, tensors: Sequence[Tensor], samples: int, *, held: bool = False
+) -> tuple[Bytes, Bytes]:
     """Bytes at the peak of a run on so many samples like these, and bytes of its results, on each device.
 
-    Weights and inputs are there before and do not count. Raises what a rule raises that looks at values.
+    Weights and inputs are there before and do not count. `held`: forward and way back are run apart, with all that the
+    way back needs held to its end, as for several targets; otherwise values are let go after their last use. Raises
+    what a rule raises that looks at values.
     """
-    known = _REHEARSED.setdefault(program.forward, {})
-    if samples not in known:
-        known[samples] = _rehearse(program, captured, tensors, samples)
-    return known[samples]
+    known = _REHEARSED.setdefault(program.whole, {})
+    if (samples, held) not in known:
+        known[samples, held] = _rehearse(program, captured, tensors, samples, held or captured.single)
+    return known[samples, held]
 
 
-def _rehearse(program: Program, captured: Captured, tensors: Sequence[Tensor], samples: int) -> tuple[Bytes, Bytes]:
+def _rehearse(
+    program: Program, captured: Captured, tensors: Sequence[Tensor], samples: int, held: bool
+) -> tuple[Bytes, Bytes]:
     if captured.single and samples > 2:  # each further sample adds what is kept of it
-        one, two = (rehearse(program, captured, tensors, n) for n in (1, 2))
+        one, two = (rehearse(program, captured, tensors, n, held=held) for n in (1, 2))
         return _line(one[0], two[0], samples), _line(one[1], two[1], samples)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    forward, backward = (_Rehearsal(part, fake) for part in (program.forward, program.backward))
+    whole, forward, backward = (_Rehearsal(part, fake) for part in (program.whole, program.forward, program.backward))
     with fake, torch.no_grad(), Alive(scratch=True) as alive:
         given = [_like(t, samples if moves else len(t)) for t, moves in zip(tensors, captured.moving, strict=True)]
         before = Counter(alive.now)
-        runs = [forward.run(*portion) for portion in captured.portions(given)]
-        results: list[Any] = [output for output, *_ in runs]
-        for _, logits, saved in runs:
-            start = torch.zeros_like(logits, dtype=torch.promote_types(logits.dtype, torch.float32))
-            results.append(backward.run(start, *saved))
+        if held:
+            runs = [forward.run(*portion) for portion in captured.portions(given)]
+            results = [(output, backward.run(_start(logits), *saved)) for output, logits, saved in runs]
+        else:
+            results = [whole.run(*given, None)]
         out: Counter[torch.device] = Counter()
         for t in _strided(results):
             out[t.device] += _bytes(t)
@@ -166,18 +186,21 @@ def _line(one: Bytes, two: Bytes, samples: int) -> Bytes:
     return {d: one[d] + (samples - 1) * max(two[d] - one[d], 0) for d in one}
 
 
-def affordable(program: Program, captured: Captured, tensors: Sequence[Tensor]) -> int:
+def affordable(program: Program, captured: Captured, tensors: Sequence[Tensor], *, several: bool = False) -> int:
     """How many of the samples of these inputs fit into memory at once; 0 if not even one does.
+
+    `several`: there are several targets.
 
     The need grows with the samples as a convex function (the largest of several lines), so between one sample and all
     of them a straight line never underrates it.
     """
     samples = next(len(t) for t, moves in zip(tensors, captured.moving, strict=True) if moves)
-    all_, results = rehearse(program, captured, tensors, samples)
+    held = several or captured.single or program.compiled or bool(program.ledger_nodes)
+    all_, results = rehearse(program, captured, tensors, samples, held=held)
     free = {d: n for d in all_ if (n := available(d)) is not None}
     if all(all_[d] <= SHARE * n for d, n in free.items()):
         return samples
-    one, _ = rehearse(program, captured, tensors, 1)
+    one, _ = rehearse(program, captured, tensors, 1, held=held)
     if any(one[d] > n for d, n in free.items()):
         return 0
     found = samples

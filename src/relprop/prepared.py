@@ -26,6 +26,7 @@ from .guards import check_inputs
 from .ops import name as op_name
 from .program import Ledger, OpEntry, Program, emit, fold
 from .report import RuleTable
+from .samples import Batch
 from .targets import Target, initial
 
 
@@ -150,6 +151,10 @@ class Prepared:
             paths = sorted({p for n in self.assignment.assigned for p in module_paths(n) if p})
             raise InputError(f"record={name!r} names no module relevance passes; there are {', '.join(paths)}")
         return found[-1]
+
+    def places(self, record: tuple[str, ...]) -> dict[str, Batch]:
+        """Where the values recorded under these names hold the samples."""
+        return {name: self.reading.batch(self._recorded(name)) for name in record}
 
     def table(self) -> RuleTable:
         rows = [a.row() for a in self.assignment]
@@ -295,13 +300,23 @@ class Prepared:
         )
 
 
-def fingerprint(model: nn.Module) -> Any:
-    """Changes when a module is replaced, or a parameter or buffer is replaced or written to."""
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    tensors = tuple(
-        (n, id(t), 0 if t.is_inference() else t._version, t.data_ptr(), t.dtype, t.device) for n, t in named
-    )
-    return tensors, tuple((n, id(m)) for n, m in model.named_modules())
+def fingerprint(model: nn.Module) -> list[Any]:
+    """Changes when a module is replaced, or a parameter or buffer is replaced or written to; asked at every call."""
+    found: list[Any] = []
+    modules, seen = [model], set()
+    while modules:
+        module = modules.pop()
+        if id(module) not in seen:
+            seen.add(id(module))
+            found.append(id(module))
+            for named in (module._parameters, module._buffers):
+                found += [(n, id(t), _version(t), t.data_ptr()) for n, t in named.items() if t is not None]
+            modules += [m for m in module._modules.values() if m is not None]
+    return found
+
+
+def _version(t: Tensor) -> int:
+    return 0 if t.is_inference() else t._version
 
 
 def probes(model: nn.Module, module: fx.GraphModule) -> list[tuple[Tensor, Tensor]]:

@@ -39,19 +39,39 @@ def canonize(captured: Captured, tensors: list[Tensor]) -> fx.Node:
         noise = noise_of(captured, tensors, before)
         if noise > tolerance(before.dtype):
             captured.notes.append(f"this model amplifies rounding errors to {noise:.0e} of its output; use float64")
-        for rewrite in PASSES:
-            notes = rewrite(captured)
-            if not notes:
+        for one in PASSES:
+            if not _apply(one, captured):
                 continue
-            captured.notes += [n for n in notes if n]  # an empty note: changed, but not worth a line
-            captured.module.graph.eliminate_dead_code()
             captured.module.graph.lint()
             captured.module.recompile()
             if not same(run(captured, tensors), before, slack=10 * noise):
                 raise CanonizeError(
-                    f"the pass {rewrite.__module__}.{rewrite.__name__} changed the function of the model; this is a "
+                    f"the pass {one.__module__}.{one.__name__} changed the function of the model; this is a "
                     "bug of relprop, please report it with the model"
                 )
+    return _named(captured)
+
+
+def rewrite(captured: Captured) -> fx.Node:
+    """`canonize` without its checks: for a caller that compares the result with the model itself."""
+    with torch.no_grad():
+        for one in PASSES:
+            _apply(one, captured)
+    captured.module.graph.lint()
+    captured.module.recompile()
+    return _named(captured)
+
+
+def _apply(one: Pass, captured: Captured) -> bool:
+    """Whether a pass changed something."""
+    notes = one(captured)
+    captured.notes += [n for n in notes if n]  # an empty note: changed, but not worth a line
+    if notes:
+        captured.module.graph.eliminate_dead_code()
+    return bool(notes)
+
+
+def _named(captured: Captured) -> fx.Node:
     explained, note = final.logits(captured)
     captured.notes += note
     naming.by_module(captured)

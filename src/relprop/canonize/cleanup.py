@@ -29,7 +29,7 @@ def drop_identities(captured: Captured) -> list[str]:
         if not isinstance(source, fx.Node) or not node.users:
             continue
         converts = ops.name(node.target) in ("to", "_to_copy")
-        if converts and source.meta["val"].dtype != node.meta["val"].dtype:
+        if converts and _kind(source) != _kind(node):
             continue
         if ops.name(node.target) == "slice" and not _is_whole(node):
             continue
@@ -38,6 +38,12 @@ def drop_identities(captured: Captured) -> list[str]:
         node.replace_all_uses_with(source)
         removed += 1
     return [f"{removed} identities removed"] if removed else []
+
+
+def _kind(node: fx.Node) -> tuple[torch.dtype, torch.device]:
+    """What a conversion changes: the type of a value, and the device it is on (of a model split over several)."""
+    v = node.meta["val"]
+    return v.dtype, v.device
 
 
 def _is_whole(node: fx.Node) -> bool:

@@ -13,7 +13,7 @@ from ..errors import CompositeError, InputError, RuleError
 from ..ops import Family, name
 from ..values import concrete
 from .call import Call
-from .denominator import Denominator, quotient
+from .denominator import Denominator, quotient, without_zeros
 from .linear import Linear, negative, ones, positive, raised, square
 from .registry import rule
 
@@ -144,7 +144,7 @@ def magnitude(R: Tensor, f: Call) -> Tensor | tuple[Tensor, ...]:
     if len(t) < 2:  # a constant summand is the bias
         t.append((f.y - terms(f)[0]).abs())
     d = sum(t[1:], t[0])
-    s = quotient(R, d)
+    s = R / without_zeros(d, rectified=True)
     live = t[: len(f.live)]
     if f.ledger:
         f.keep(bias=s * t[1] if len(f.live) < 2 else None, residual=torch.where(d == 0, R, 0.0))
@@ -176,16 +176,16 @@ def z_box(R: Tensor, f: Call, *, low: float | Tensor, high: float | Tensor) -> T
     """
     lo, hi = (torch.as_tensor(v, dtype=f.a.dtype, device=f.a.device) for v in (low, high))
     try:
-        check_box(f.a, lo.expand(f.a.shape), hi.expand(f.a.shape))
-        # one sample of the bounds will do for all, unless each has its own
-        one = f.a[:1] if f.weighted and f.batch == 0 and max(lo.dim(), hi.dim()) < f.a.dim() else f.a
-        lo, hi = lo.expand(one.shape), hi.expand(one.shape)
+        lo, hi = lo.expand(f.a.shape), hi.expand(f.a.shape)
     except RuntimeError:
         raise CompositeError(
             f"low {tuple(lo.shape)} and high {tuple(hi.shape)} do not broadcast to the input {tuple(f.a.shape)}"
         ) from None
-    pairs = [(f.a, f.linear()), (-lo, f.linear(positive))]
-    return spread(R, f, [*pairs, (-hi, f.linear(negative))] if f.weighted else pairs, None)
+    check_box(f.a, lo, hi)
+    if not f.weighted:  # fixed weights >= 0
+        return spread(R, f, [(f.a - lo, f.linear())], None)
+    # summed so, no two terms of a denominator cancel: (x_i − l_i) w_ij⁺ >= 0 and (x_i − h_i) w_ij⁻ >= 0
+    return spread(R, f, [(f.a - lo, f.linear(positive)), (f.a - hi, f.linear(negative))], None)
 
 
 def check_box(x: Tensor, low: Tensor, high: Tensor) -> None:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops import Family, name
+from ..values import owned
 from .call import Call
 from .linear import pullback
 from .registry import rule
@@ -22,18 +23,20 @@ def winner(R: Tensor, f: Call) -> Tensor:
     if name(f.op) in ("amax", "max"):
         return pullback(f.at, f.a)(R)[0]  # the derivative of these shares ties equally
     windows = Windows(name(f.op), f.args, f.kwargs, f.a, f.y)
-    if windows.tile:  # every entry in one window: all at once
-        chosen = _equal(f.a, windows.tiled(f.y))
-        return chosen * windows.tiled(R / windows.total(chosen))
+    if windows.tile:  # every entry is in one window: all at once
+        one = _equal(f.a, windows.tiled(f.y))
+        return one * windows.tiled(R / windows.total(one))
     padded = windows.pad(f.a, -torch.inf)
+    chosen = [_equal(padded[part], f.y[outputs]) for part, outputs in windows.parts]
     ties = torch.zeros_like(f.y)
-    for part, outputs in windows.parts:
-        ties[outputs] += _equal(padded[part], f.y[outputs]).sum_to_size(ties[outputs].shape)
+    for (_, outputs), one in zip(windows.parts, chosen, strict=True):
+        ties[outputs] += one.sum_to_size(ties[outputs].shape)
     s = R / ties
-    return windows.fold(_equal(padded[p], f.y[o]) * s[o] for p, o in windows.parts)
+    return windows.fold(one * s[outputs] for (_, outputs), one in zip(windows.parts, chosen, strict=True))
 
 
 def _equal(a: Tensor, most: Tensor) -> Tensor:
     """1 where a is `most`, 0 where it is less: in arithmetic, which costs a fraction of comparisons and masks."""
     least = -torch.finfo(a.dtype).tiny * torch.finfo(a.dtype).eps  # nearest to 0
-    return F.threshold(a - most, least, -1.0) + 1.0
+    d = a - most
+    return torch.threshold_(d, least, -1.0).add_(1.0) if owned(d) else F.threshold(d, least, -1.0) + 1.0
