@@ -39,7 +39,7 @@ docs: $(READY)
 	$(BIN)/python -m pytest -q src
 	$(BIN)/python -m pytest -q tests/test_docs.py
 
-# Ratios within one run; nothing else should run meanwhile. The first writes docs/performance.md (about 20 minutes on two
+# Ratios within one run; nothing else should run meanwhile. The first writes docs/performance.md (about 25 minutes on two
 # cores; `python -m benchmarks.speed --quick` takes one); the extra `bench` holds the libraries compared with.
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[bench]'

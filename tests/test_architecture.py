@@ -26,10 +26,11 @@ LEVELS = (
     {"ops"},
     {"gates", "samples"},
     {"graph", "rules"},  # 2
-    {"captured", "choice", "constants"},  # 3
-    {"guards"},
+    {"captured", "choice", "constants", "functional"},  # 3
+    {"guards", "mixing", "placed"},
     {"capture"},
     {"canonize", "composites"},
+    {"ready"},
     {"program"},  # 4
     {"explanation", "report", "pieces", "memory"},  # 5
     {"chunks"},

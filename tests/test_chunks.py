@@ -345,10 +345,11 @@ def test_changed_weights_are_captured_anew_from_a_few_samples() -> None:
 @pytest.mark.parametrize("max_batch", [1, 4, "auto"])
 def test_a_model_is_captured_by_few_samples(max_batch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither capture nor a check of it runs the model on more samples than a chunk may have."""
-    seen: list[int] = []
-    model = Net(lambda m, x: (seen.append(int(len(x))), m.net(x))[1], net=nn.Linear(4, 3))
+    seen: list[Any] = []
+    model = Net(lambda m, x: (seen.append(x.shape[0]), m.net(x))[1], net=nn.Linear(4, 3))
     explainer = relprop.Explainer(model, rows(SAMPLES), "epsilon", max_batch=max_batch)
-    assert max(n for n in seen) <= 5  # a small prime of its own for a graph of any batch size
+    assert max(n for n in seen if isinstance(n, int)) == 2  # beside sizes left open
+    assert explainer._any.captured.dynamic
     seen.clear()
     explainer(rows(SAMPLES), 0)
     assert max(seen, default=0) <= (SAMPLES if max_batch == "auto" else max_batch)

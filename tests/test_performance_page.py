@@ -187,6 +187,21 @@ def test_what_is_measured_already_is_skipped(tmp_path: Path, monkeypatch: pytest
     assert (task.subject, task.kind, task.skip) == ("cnn", "explain", (("captum", "epsilon", ""),))
 
 
+def test_new_rows_take_the_place_of_old_ones() -> None:
+    def keyed(*rows: Row) -> dict[results.Key, Row]:
+        return {row.key: row for row in rows}
+
+    other = Row("cnn", "gradient", setting="small")
+    ours, peer = Row("bert", "relprop", setting="small"), Row("bert", "zennit", setting="small")
+    again, larger = Row("bert", "relprop", setting="small", flops=1), Row("bert", "relprop", setting="large")
+    elsewhere = Row("bert", "relprop", device="cuda", setting="small")
+    old = keyed(other, ours, peer, elsewhere)
+    assert command.joined(old, {}, part=False) == old
+    assert command.joined(old, keyed(again), part=False) == keyed(other, elsewhere, again)
+    assert command.joined(old, keyed(again), part=True) == keyed(other, peer, elsewhere, again)
+    assert command.joined(old, keyed(larger), part=True) == keyed(other, elsewhere, larger)
+
+
 def test_what_ends_a_process_is_a_row(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     task = command.Task("nothing", "cpu", str(file))
@@ -267,6 +282,13 @@ def test_works_take_turns_beside_the_gradient(monkeypatch: pytest.MonkeyPatch) -
     assert turns[:3] == ["gradient", "gradient", "short"]  # how many calls make a measurement is found out first
     assert ("short", 5) in told.calls
     assert ("long", 1) in told.calls
+
+
+def test_of_some_works_fewer_measurements_are_enough() -> None:
+    told = Told()
+    runs = {"long": lambda: ("long", 4.0), "peer": lambda: ("peer", 9.0)}
+    found = told.alternate(lambda: ("gradient", 2.0), runs, 5, 1.0, {"peer": 2}, runs)
+    assert {name: len(times) for name, times in found.items()} == {"long": 3, "peer": 2}
 
 
 def test_the_gradient_is_not_measured_more_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:

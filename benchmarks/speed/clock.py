@@ -7,11 +7,13 @@ import signal
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, MappingProxyType
 
 import torch
 
 Run = Callable[[], object]
+LEAST = 3
+NONE: Mapping[str, int] = MappingProxyType({})
 SHORTEST = 0.05  # seconds: a work that takes less is called several times for one measurement
 
 
@@ -40,15 +42,15 @@ class Clock:
         works: Mapping[str, Run],
         rounds: int,
         share: float = math.inf,
-        least: int = 3,
+        least: Mapping[str, int] = NONE,
         slow: Container[str] = (),
     ) -> dict[str, list[tuple[float, float]]]:
         """For each work, in each round, its seconds and those of the anchor measured last before it.
 
-        Each round goes through all works in order. The anchor is measured again whenever more than twice its own time
-        has passed, so that what disturbs a work disturbs what it is compared with. After `least` rounds a work is left
-        out once another measurement would take it beyond `share` seconds. `slow` works are called once a measurement,
-        without finding out first how long one call takes.
+        Each round goes through all works in order. The anchor is measured again whenever more than three times its own
+        time has passed, so that what disturbs a work disturbs what it is compared with. After `least` rounds (`LEAST`
+        if it is not named there) a work is left out once another measurement would take it beyond `share` seconds.
+        `slow` works are called once a measurement, without finding out first how long one call takes.
         """
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
         spent = dict.fromkeys(works, 0.0)
@@ -56,11 +58,11 @@ class Clock:
         anchor_calls, base, again = self._calls(anchor), 0.0, 0.0
         for done in range(rounds):
             for name, run in works.items():
-                if done >= least and spent[name] * (done + 1) / done > share:
+                if done >= least.get(name, LEAST) and spent[name] * (done + 1) / done > share:
                     continue
                 if time.perf_counter() >= again:
                     base = self.seconds(anchor, anchor_calls)
-                    again = time.perf_counter() + 2 * base * anchor_calls
+                    again = time.perf_counter() + 3 * base * anchor_calls
                 calls[name] = calls[name] or self._calls(run)
                 taken = self.seconds(run, calls[name])
                 spent[name] += taken * calls[name]

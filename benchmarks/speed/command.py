@@ -32,7 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--libraries", default="", help="relprop, zennit, captum, lxt, autolrp (all)")
     parser.add_argument("--devices", default="", help="cpu, cuda (all there are)")
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each way to explain, at most (9)")
-    parser.add_argument("--seconds", type=float, default=15.0, help="time for these; three are made at least (15)")
+    parser.add_argument("--seconds", type=float, default=8.0, help="time for these; three are made at least (8)")
     parser.add_argument("--threads", type=int, default=0, help="threads of torch on the CPU (its own choice)")
     parser.add_argument("--output", type=Path, default=None, help="folder of the results (docs/performance)")
     parser.add_argument("--no-compile", action="store_true", help="leave out compiled programs, which take minutes")
@@ -83,10 +83,24 @@ def perform(task: Task) -> None:
         results.append(Path(task.file), Row(task.subject, library, "", variant, task.device, error=reason))
 
 
-def publish(folder: Path, measured: dict[results.Key, Row]) -> None:
-    """Join new rows with those of other models and devices; write results, plot and page."""
+def joined(old: dict[results.Key, Row], new: dict[results.Key, Row], *, part: bool) -> dict[results.Key, Row]:
+    """New rows take the place of old ones of the same model and device.
+
+    Where only a `part` of what there is for a model was measured, its other rows stay if they are of the same setting.
+    """
+    settings = {(r.subject, r.device): r.setting for r in new.values() if r.setting}
+
+    def stays(row: Row) -> bool:
+        setting = settings.get((row.subject, row.device))
+        return setting is None or (part and setting == row.setting)
+
+    return {key: row for key, row in old.items() if stays(row)} | new
+
+
+def publish(folder: Path, measured: dict[results.Key, Row], *, part: bool = False) -> None:
+    """Join new rows with those there are; write results, plot and page."""
     file = folder / "results.jsonl"
-    rows = results.read(file) | measured
+    rows = joined(results.read(file), measured, part=part)
     order = list(KINDS)
     kept = sorted((r for r in rows.values() if r.subject in KINDS), key=lambda r: (r.device, order.index(r.subject)))
     results.write(file, kept)
@@ -110,5 +124,5 @@ def main() -> None:
         print(f"continuing an interrupted run; its rows are in {partial} (--fresh forgets them)")
     for task in tasks(args, partial):
         perform(task)
-    publish(folder, results.read(partial))
+    publish(folder, results.read(partial), part=bool(args.libraries) or args.no_compile)
     partial.unlink(missing_ok=True)

@@ -13,10 +13,10 @@ IMAGE_MODELS = ("vgg16", "resnet50", "vit_b_16")
 LARGE = ("vgg16", "resnet50", "vit_b_16", "bert", "llama")
 SMALL = ("linear50", "cnn")
 BESIDE_ZENNIT = {"epsilon": 2.0, "epsilon_plus": 2.3, "epsilon_alpha2_beta1": 2.8, "epsilon_gamma_box": 4.5}
-FLOPS = {
-    "epsilon": 1.01, "attnlrp": 1.01, "cp_lrp": 1.01, "z_plus": 1.51, "epsilon_plus": 1.51,
-    "epsilon_gamma_box": 1.55, "montavon2019": 1.55, "epsilon_alpha2_beta1": 2.01,
-}  # fmt: skip
+FLOPS = {"epsilon": 1.01, "attnlrp": 1.01, "cp_lrp": 1.01, "epsilon_plus": 1.51, "epsilon_alpha2_beta1": 2.01}
+FLOPS_VGG = {"epsilon_gamma_box": 1.55, "montavon2019": 1.55}
+# the first convolution's share of the FLOPs; its input is signed, so that z⁺ takes 2.01 there
+FIRST = {"vgg16": 0.006, "resnet50": 0.029}
 MEMORY, WITHIN, OVERHEAD, COMPILED, SECONDS, ONE_BILLION = 1.15, 1.10, 3.0, 1.3, 2.0, 1.1
 
 
@@ -38,7 +38,7 @@ class Goal:
     def cells(self) -> list[str]:
         sign = "≥" if self.least else "≤"
         return [
-            self.about, self.where, f"{sign} {self.bound:g} {self.unit}", f"{self.value:.3g} {self.unit}",
+            self.about, self.where, f"{sign} {self.bound:.4g} {self.unit}", f"{self.value:.4g} {self.unit}",
             "yes" if self.reached else "**no**",
         ]  # fmt: skip
 
@@ -81,10 +81,12 @@ def goals(rows: Iterable[Row], device: str) -> list[Goal]:
 
 def _flops(m: Measured) -> Iterator[Goal]:
     for subject in LARGE:
+        bounds = FLOPS | {"epsilon_plus": FLOPS["epsilon_plus"] + 0.5 * FIRST.get(subject, 0.0)}
+        bounds |= FLOPS_VGG if subject == "vgg16" else {}
         for row in m.recipes(subject):
-            if row.flop_ratio is not None and row.recipe in FLOPS:
+            if row.flop_ratio is not None and row.recipe in bounds:
                 where = f"{KINDS[subject].title}, `{row.recipe}`"
-                yield Goal("FLOPs over the gradient's", where, FLOPS[row.recipe], round(row.flop_ratio, 4))
+                yield Goal("FLOPs over the gradient's", where, bounds[row.recipe], row.flop_ratio)
 
 
 def _times(m: Measured) -> Iterator[Goal]:

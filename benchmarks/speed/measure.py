@@ -20,16 +20,20 @@ from .subjects import Subject, subject
 from .works import Work
 
 PATIENCE = 60.0  # a work may take this many seconds plus 100 times the gradient before it counts as failed
+PEERS_LEAST = 2  # measurements of other libraries, which are several times slower
 COMPILING = 900.0  # seconds more for one that is compiled first
 SLOW = 0.2  # seconds of a gradient, from which a measurement of time is one call
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure: each work `rounds` times, fewer (but three) if that takes more than `share` seconds."""
+    """What to measure: each work `rounds` times, fewer (but three) if that takes more than `share` seconds.
+
+    Of works of other libraries two measurements are enough then.
+    """
 
     rounds: int = 9
-    share: float = 15.0
+    share: float = 8.0
     quick: bool = False
     skip: frozenset[tuple[str, str, str]] = frozenset()  # library, recipe, variant: measured already
     libraries: tuple[str, ...] = ()  # all, if empty
@@ -65,9 +69,10 @@ def measured(name: str, device: str, plan: Plan) -> Iterator[Row]:
         except Exception as error:  # whatever a library raises is its result
             row.error = _said(error)
             yield row
+    fewer = {name: PEERS_LEAST for name, row in rows.items() if row.library != "relprop"}
     slow = runs if clock.seconds(runs["gradient"]) > SLOW else ()
     with _quietly():
-        found = clock.alternate(runs["gradient"], runs, plan.rounds, plan.share, slow=slow)
+        found = clock.alternate(runs["gradient"], runs, plan.rounds, plan.share, fewer, slow)
     for work_name, row in {**rows, "gradient": gradient}.items():
         row.seconds, row.gradient_seconds = ([_digits(t) for t in ts] for ts in zip(*found[work_name], strict=True))
         yield row

@@ -82,7 +82,7 @@ def vit_b_16(quick: bool) -> tuple[nn.Module, Tensor]:
     size = 64 if quick else 224
     model = models.vit_b_16(image_size=size)
     nn.init.normal_(model.heads.head.weight, std=model.hidden_dim**-0.5)  # torchvision's are zeros: no logit at all
-    return model, _images(1 if quick else 8, size)
+    return model, _images(1 if quick else 4, size)
 
 
 def cnn(quick: bool) -> tuple[nn.Module, Tensor]:

@@ -24,7 +24,7 @@ class Task:
     file: str
     kind: str = "explain"
     rounds: int = 7
-    share: float = 15.0
+    share: float = 8.0
     quick: bool = False
     threads: int = 0
     skip: tuple[tuple[str, str, str], ...] = ()

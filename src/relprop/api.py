@@ -73,12 +73,19 @@ class Explainer:
         most = self.execution.max_batch
         if most is None:
             return self._explain(inputs, target, ledger, names)
-        state, _ = self._state(chunks.example(inputs, most))
+        state = self._present(inputs)
         state.check(inputs)
         return chunks.explain(
             lambda some, t: self._explain(some, t, ledger, names),
             inputs, target, most, state.captured, state.program(ledger, names), state.places(names),
         )  # fmt: skip
+
+    def _present(self, inputs: Inputs) -> Prepared:
+        """The first capture, with the model's present weights; where they changed, a new one, from a few samples."""
+        with self._lock:
+            if self._states and not any(s.stale(self.model) for s in self._states.values()):
+                return self._any
+        return self._state(chunks.example(inputs, self.execution.max_batch))[0]
 
     def _explain(self, inputs: Inputs, target: Target, ledger: bool, record: tuple[str, ...]) -> Explanation:
         state, tensors = self._state(inputs)

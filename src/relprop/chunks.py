@@ -93,9 +93,9 @@ def explain(
         if max_batch == "auto" or samples <= max_batch:
             return some(inputs, target)
         raise InputError(
-            f"max_batch={max_batch}: the graph of this model fits one batch size alone (docs/how_it_works.md says when), "
-            f"so that these {samples} samples cannot be explained in parts; leave max_batch out, or explain batches of "
-            "the size you want one after another"
+            f"max_batch={max_batch}: the graph of this model fits one batch size alone (docs/how_it_works.md says "
+            f"when), so that these {samples} samples cannot be explained in parts; leave max_batch out, or explain "
+            "batches of the size you want one after another"
         )
     several = isinstance(target, list)
     size, measured = (max_batch, False) if max_batch != "auto" else _planned(program, captured, tensors, several)

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from . import composites
-from .canonize import canonize
 from .canonize.edit import constant
 from .canonize.precision import in_bfloat16
-from .capture import capture, first_non_finite, runs_as, undisturbed
-from .captured import Captured, Inputs
+from .capture import first_non_finite, runs_as
+from .captured import Inputs
 from .composites import Assignment, Composite
 from .constants import held_summands
 from .errors import InputError, NonFiniteError, RuleError, TargetError
@@ -25,6 +24,7 @@ from .graph import Reading, is_float, is_random, module_path, module_paths, valu
 from .guards import check_inputs
 from .ops import name as op_name
 from .program import Ledger, OpEntry, Program, emit, fold
+from .ready import ready
 from .report import RuleTable
 from .samples import Batch
 from .targets import Target, initial
@@ -46,14 +46,12 @@ class Prepared:
     ) -> None:
         self.execution = execution
         self._weights = fingerprint(model)
-        self.captured: Captured = capture(model, inputs, dynamic=dynamic)
+        self.captured, self.explained = ready(model, inputs, dynamic=dynamic)
         tensors = [t.detach() for t in self.captured.spec.flatten(inputs)]
         self._fitting = {self.captured.batch}
         self.shapes = [tuple(t.shape) for t in tensors]
         self.dtypes = [t.dtype for t in tensors]
         self.device = tensors[0].device
-        with undisturbed(self.device):
-            self.explained = canonize(self.captured, self._few(tensors))
         if execution.precision == "bf16":
             self.explained = in_bfloat16(self.captured, self.explained)
         samples = None if self.captured.dynamic else 1 if self.captured.single else self.captured.batch
@@ -69,12 +67,6 @@ class Prepared:
         self._probes = probes(model, self.captured.module)
         self._programs: dict[tuple[bool, tuple[str, ...]], Program] = {}
         self._lock = threading.Lock()
-
-    def _few(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Two samples are enough to check a rewriting by, where the graph takes any number."""
-        if not (self.captured.dynamic or self.captured.single):
-            return tensors
-        return [t[:2] if t.shape[0] == self.captured.batch else t for t in tensors]
 
     def interleaved(self) -> list[str]:
         """What to say of each place where the samples of the batch can no longer be told apart."""
@@ -132,6 +124,9 @@ class Prepared:
                     half=self.execution.precision is not None, checkpoint=self.execution.checkpoint,
                     compiled=self.execution.compile,
                 )  # fmt: skip
+                known = {id(t) for t, _ in self._probes}
+                sources = self.captured.module.meta.get("relprop_sources", {})
+                self._probes += [(t, sample(t).clone()) for i, t in sources.items() if i not in known]
             return self._programs[key]
 
     def _recorded(self, name: str) -> fx.Node:
@@ -154,7 +149,8 @@ class Prepared:
 
     def places(self, record: tuple[str, ...]) -> dict[str, Batch]:
         """Where the values recorded under these names hold the samples."""
-        return {name: self.reading.batch(self._recorded(name)) for name in record}
+        single = self.captured.single
+        return {name: 0 if single else self.reading.batch(self._recorded(name)) for name in record}
 
     def table(self) -> RuleTable:
         rows = [a.row() for a in self.assignment]
@@ -259,7 +255,7 @@ class Prepared:
         entries = []
         for name, row in zip(program.ledger_nodes, rows, strict=True):
             a = next(a for a in self.assignment if a.node.name == name)
-            amounts = fold(row, len(score))
+            amounts = fold(row, len(score)).to(score.device)
             entry = OpEntry(name, module_path(a.node), op_name(a.node.target), a.rule.name, *amounts)
             entries.append(replace(entry, constant=held_summands(a.node, self.reading)))
         start = R.reshape(len(score), -1).sum(1)
@@ -322,11 +318,12 @@ def _version(t: Tensor) -> int:
 def probes(model: nn.Module, module: fx.GraphModule) -> list[tuple[Tensor, Tensor]]:
     """Tensors of the model that went into constants of the graph, with a sample of their values.
 
-    Writing through `.data` leaves no trace in a tensor's version. Tensors the graph itself reads need no probe.
+    Writing through `.data` leaves no trace in a tensor's version. Tensors the graph itself reads need no probe, unless
+    a program keeps something computed from them.
     """
     read = {id(constant(module, n)) for n in module.graph.nodes if n.op == "get_attr"}
     held = [t.detach() for t in (*model.parameters(), *model.buffers()) if id(t) not in read and t.numel()]
-    return [(t, sample(t).clone()) for t in held]
+    return [(t, sample(t).clone()) for t in held if not t.is_meta]  # an offloaded weight has no values here
 
 
 def sample(t: Tensor) -> Tensor:

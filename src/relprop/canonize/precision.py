@@ -37,6 +37,7 @@ def in_bfloat16(captured: Captured, explained: fx.Node) -> fx.Node:
         node.replace_all_uses_with(wide, delete_user_cb=lambda user, wide=wide: user is not wide)
         node.meta["val"] = value(node).to(torch.bfloat16)
         explained = wide if node is explained else explained
+    graph.eliminate_dead_code()  # among it the parameters that were converted
     graph.lint()
     module.recompile()
     return explained

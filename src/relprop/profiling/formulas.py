@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
 
@@ -55,4 +54,6 @@ def formula(packet: Any) -> Callable[..., int] | None:
 
     Formulas a user registered with `torch.utils.flop_counter.register_flop_formula` count too.
     """
+    from torch.utils.flop_counter import flop_registry  # it brings triton along, which `import relprop` need not
+
     return flop_registry.get(packet) or RECURRENT.get(packet)

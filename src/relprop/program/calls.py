@@ -43,7 +43,7 @@ class Calls:
         self.silence = Silence(reading, self.readers)
         self._scales: dict[fx.Node, fx.Node] = {}
         self._constants: dict[str, fx.Node] = {}
-        self._tried: dict[fx.Node, rules.Call | None] = {}
+        self._tried: dict[fx.Node, rules.Call | None] = captured.module.meta.setdefault("relprop_tried", {})
 
     def live(self, a: Assigned) -> dict[Any, fx.Node]:
         """Operands of a node that get relevance, by position: for a gated product the signal alone."""
@@ -194,7 +194,9 @@ class Calls:
         if held is None:
             return {}
         wide = held.float() if tried.wide and held.dtype in rules.HALF else held
-        kept: dict[tuple[str, str], Tensor] = self.captured.module.meta.setdefault("relprop_prepared", {})
+        meta = self.captured.module.meta
+        kept: dict[tuple[str, str], Tensor] = meta.setdefault("relprop_prepared", {})
+        meta.setdefault("relprop_sources", {})[id(held)] = held
         prepared = {}
         with torch.no_grad():
             for transform in tried.transformed:

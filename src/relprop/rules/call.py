@@ -250,5 +250,5 @@ def kept(R: Tensor, f: Call, *passed: Tensor) -> Tensor:
     none = torch.zeros_like(arrived)
     onward = none
     for i, r in enumerate(passed):
-        onward = onward + in_rows(f.sum(r, i), len(arrived))
+        onward = onward + in_rows(f.sum(r, i), len(arrived)).to(arrived.device)  # of a move between devices
     return torch.stack([arrived, onward, *(f.kept.get(k, none) for k in ("bias", "epsilon", "residual"))])

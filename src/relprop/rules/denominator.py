@@ -89,10 +89,9 @@ class Denominator:
         """What e took of the relevance R, given s = R / (z + e), and what was lost where that is 0; None: nothing."""
         taken = None
         if self._e is not None:
-            e = self._e
-            if self._sign is not None:
-                view, _ = by_sample(self._sign, self._batch)
-                e = torch.copysign(e.expand(view.shape), view).reshape(s.shape)
+            view, _ = by_sample(s if self._sign is None else self._sign, self._batch)
+            e = self._e.expand(view.shape)
+            e = (e if self._sign is None else torch.copysign(e, view)).reshape(s.shape)
             taken = s * e
         if concrete(self.value) and bool(self.value.abs().amax() < math.inf):
             return taken, None

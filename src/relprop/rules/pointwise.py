@@ -55,7 +55,7 @@ def move(R: Tensor, f: Call) -> Tensor | tuple[Tensor, ...]:
     if len(f.live) == 1 and f.row.adjoint is not None:
         return f.row.adjoint(R, f.args, f.kwargs, f.a)
     if name(f.op) in CASTS:
-        return R
+        return R.to(f.a.device)  # of a model split over several
     if f.y.is_floating_point() or f.y.is_complex():
         out = pullback(f.at, *f.operands, op=f.op)(R.to(f.y.dtype))
     else:  # token ids, moved
