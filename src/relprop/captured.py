@@ -85,6 +85,8 @@ class InputSpec:
 
     def flatten(self, inputs: Inputs) -> list[Tensor]:
         """The tensors of a further call, refusing another structure."""
+        if self.single and isinstance(inputs, Tensor):
+            return [inputs]
         leaves, structure = pytree.tree_flatten(_as_call(inputs))
         foreign = [v for v in leaves if hasattr(v, "__array__") and not isinstance(v, Tensor)]
         if foreign:

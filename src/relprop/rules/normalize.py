@@ -59,18 +59,20 @@ def _held_statistic(f: Call) -> tuple[Callable[[Tensor], Tensor], Tensor | None]
         p: Tensor | None = f.args[i] if i is not None and len(f.args) > i else None
         return p if p is None or form.groups is None else p.view((1, -1) + (1,) * (a.dim() - 2))
 
-    def centred(x: Tensor) -> Tensor:
-        return x - x.mean(form.dims, keepdim=True) if form.centred else x
-
     inner = a.shape if form.groups is None else (a.shape[0], form.groups, -1)
-    variance = centred(a.reshape(inner)).square().mean(form.dims, keepdim=True)
+    x = a.reshape(inner)
+    if form.centred:
+        variance = x.var(form.dims, correction=0, keepdim=True)
+    else:
+        variance = x.square().mean(form.dims, keepdim=True)
     eps = f.args[form.epsilon] if len(f.args) > form.epsilon else None
     default = 1e-5 if form.centred else torch.finfo(a.dtype).eps
     r = torch.rsqrt(variance + (default if eps is None else eps))
     w = parameter(form.weight)
 
     def transposed(s: Tensor) -> Tensor:
-        weighed = (s if w is None else s * w).reshape(inner)
-        return (centred(weighed) * r).reshape(a.shape)
+        t = (s if w is None else s * w).reshape(inner)
+        t = t - t.mean(form.dims, keepdim=True) if form.centred else t
+        return (t * r).reshape(a.shape)
 
     return transposed, parameter(form.bias)
