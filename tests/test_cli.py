@@ -120,6 +120,17 @@ def test_samples_explains_the_photos_of_the_package() -> None:
     assert len(re.findall(r"\d\.\d%", text)) == 18
 
 
+def test_photos_are_explained_in_parts() -> None:
+    whole, parts = (
+        rows_of(succeed("explain", "--samples", "--composite", "epsilon", *more), "epsilon")
+        for more in ((), ("--max-batch", "4"))
+    )
+    assert len(whole) == len(parts) == len(zoo.samples())
+    for a, b in zip(whole, parts, strict=True):
+        assert a == pytest.approx(b, rel=1e-2, abs=1e-3)
+    assert "max_batch='few'" in refuse("explain", FROG, "--max-batch", "few")
+
+
 @pytest.mark.parametrize("target", ["cat", "CAT", "3"])
 def test_a_target_by_name_or_index(target: str) -> None:
     text = succeed("explain", FROG, "--target", target, "--composite", "epsilon")

@@ -111,6 +111,9 @@ def explain(
     scale: Annotated[
         Literal["row", "panel"], typer.Option("--scale", help="One colour scale for a photo, or one for each map.")
     ] = "panel",
+    max_batch: Annotated[
+        str | None, typer.Option("--max-batch", help="Photos to explain at a time: a number, or auto (what fits).")
+    ] = None,
 ) -> None:
     """Explain photos: print prediction and ledger, draw the relevance of every pixel."""
     paths = photo_paths(photos or [], samples)
@@ -123,7 +126,7 @@ def explain(
             raise CompositeError("--code writes one program; give one --composite")
     images = [_loading.open_photo(path) for path in paths]
     subject = Subject(load(model, weights, random_weights), images, photo_names(paths))
-    explanations = subject.explanations(choices, subject.index_of(target), code)
+    explanations = subject.explanations(choices, subject.index_of(target), code, max_batch)
     first = next(iter(explanations.values()))
     if first.output.ndim == 2:
         out.print(_tables.predictions(subject.names, first.output, subject.loaded.classes, top))
@@ -256,11 +259,16 @@ class Subject:
         known = f"; there are {', '.join(classes)}" if 0 < len(classes) <= 20 else _loading.similar(target, classes)
         raise TargetError(f"--target {target}: {self.loaded.name} has no class of this name{known}; or give the index")
 
-    def explanations(self, choices: Sequence[Choice], target: int | None, code: Path | None) -> dict[str, Explanation]:
+    def explanations(
+        self, choices: Sequence[Choice], target: int | None, code: Path | None, max_batch: str | None
+    ) -> dict[str, Explanation]:
         """One explanation of all photos for each composite, by its label."""
         found = {}
+        most: Any = int(max_batch) if max_batch is not None and max_batch.isdigit() else max_batch
         for choice in choices:
-            explainer = Explainer(self.loaded.model, self.inputs, choice.name, **choice.rule_options(self.bounds))
+            explainer = Explainer(
+                self.loaded.model, self.inputs, choice.name, max_batch=most, **choice.rule_options(self.bounds)
+            )
             found[choice.label] = explainer(self.inputs, target=target, ledger=True)
             if code is not None:
                 code.write_text(explainer.code, encoding="utf-8")
