@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import relprop
+from relprop import rules
 
 STEPS, HEADS = 25, 2
 
@@ -66,11 +67,10 @@ def sample(n: int = 2) -> Tensor:
 def test_masks_are_written_plainly_and_the_map_is_that_of_attention_written_out(case: str) -> None:
     mask, causal, left = MASKS[case]
     explainer = relprop.Explainer(Attention(mask), sample(), "attnlrp", epsilon=0.0)
-    calls = explainer.program.graph.find_nodes(
-        op="call_function", target=torch.ops.aten.scaled_dot_product_attention.default
-    )
-    (call,) = calls
-    given = dict(enumerate(call.args))
+    op = torch.ops.aten.scaled_dot_product_attention.default
+    (call,) = explainer.program.graph.find_nodes(op="call_function", target=rules.attend)
+    assert call.args[0].args[0] is op
+    given = dict(enumerate(call.args[0].args[1]))
     assert given.get(5, False) is causal
     assert (given.get(3) is not None) is left
     expected = relprop.explain(Attention(mask, written=True), sample(3), 1, "attnlrp", epsilon=0.0).relevance

@@ -17,7 +17,7 @@ import relprop
 from checks import check_same_map
 from nets import convolutional, dense, images, rows
 from refusals import refuse
-from relprop import chunks, composites, memory, prepared
+from relprop import composites, memory, prepared, values
 from relprop.errors import RelpropError
 from relprop.explanation import Explanation
 from relprop.ops import Family
@@ -248,8 +248,8 @@ def test_other_errors_are_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(RuntimeError, match="mat1"):
         relprop.explain(dense(), rows(7), 0, "epsilon", max_batch=4)
     assert tried == [4]
-    assert chunks.out_of_memory(_raised_from(ValueError("x"), MemoryError()))
-    assert not chunks.out_of_memory(_raised_from(ValueError("out of memory of what was said"), KeyError("y")))
+    assert values.out_of_memory(_raised_from(ValueError("x"), MemoryError()))
+    assert not values.out_of_memory(_raised_from(ValueError("out of memory of what was said"), KeyError("y")))
 
 
 def _raised_from(error: Exception, cause: Exception) -> Exception:
@@ -272,7 +272,7 @@ try:
     whole(x, 0)
     print("no limit")
 except Exception as e:
-    print(relprop.chunks.out_of_memory(e))
+    print(relprop.values.out_of_memory(e))
 e = explainer(x, 0)
 print(tuple(e.relevance.shape), bool(torch.isfinite(e.relevance).all()))
 """

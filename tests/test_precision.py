@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten
 import relprop
 import relprop.zoo
 from checks import check_finite
-from relprop.errors import RelpropError
+from relprop.errors import InputError, RelpropError
 
 CLOSES, COSINE = 1e-2, 0.999
 # with random weights, ε and the residual sums of `auto` amplify what rounding does to the weights alone: see the trained one
@@ -201,9 +201,17 @@ def test_sums_of_relevance_do_not_stall() -> None:
 
 def test_float64_models_keep_float64_without_the_option() -> None:
     model, x = nn.Linear(5, 3).double(), torch.randn(2, 5, dtype=torch.float64)
-    plain, asked = (relprop.explain(model, x, 1, "epsilon", **o).relevance for o in ({}, {"precision": None}))
-    assert plain.dtype is torch.float64
-    assert torch.equal(plain, asked)
+    e = relprop.explain(model, x, 1, "epsilon", epsilon=0.0)
+    expected = x * model.weight[1]  # of a linear map, a_j w_jk
+    assert e.relevance.dtype is torch.float64
+    torch.testing.assert_close(e.relevance, expected.detach(), rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_models_in_other_precisions_are_refused(dtype: torch.dtype) -> None:
+    model, x = nn.Linear(5, 3).to(dtype), torch.randn(2, 5, dtype=dtype)
+    with pytest.raises(InputError, match=r"computes in float(16|64): use model.float"):
+        relprop.explain(model, x, 1, "epsilon", precision="bf16")
 
 
 def test_the_model_is_unchanged() -> None:

@@ -39,10 +39,10 @@ class Explainer:
 
     What follows changes no rule, and is the same in `relprop.explain`. `compile`: the program is compiled by
     `torch.compile`, as one graph; worth its seconds where the same shapes are explained many times. `checkpoint`: the
-    way back computes the model's values again, segment by segment, instead of keeping them: about half the memory of
-    the gradient or less, for one more forward pass. `precision="bf16"`: linear maps, convolutions, matrix products and
-    attention in bfloat16, relevance and its sums in float32. `max_batch`: explain at most so many samples at a time,
-    or "auto": as many as fit into memory.
+    way back computes the model's values again, segment by segment, instead of keeping them: less memory where a network
+    is deep and its layers are of like size, for up to one more forward pass. `precision="bf16"`: linear maps,
+    convolutions, matrix products and attention in bfloat16, relevance and its sums in float32. `max_batch`: explain at
+    most so many samples at a time, or "auto": as many as fit into memory.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ from .ops import name as op_name
 from .placed import is_placed, shared_hooks, without_hooks
 from .recurrence import PACKED, holds_packed
 from .samples import symbolic
-from .values import same
+from .values import out_of_memory, same
 
 _GLOBALS = threading.RLock()  # torch.export patches nn.Module; generators are saved and restored: one thread at a time
 
@@ -163,7 +163,9 @@ def runs_as(captured: Captured, model: nn.Module, tensors: list[Tensor]) -> bool
         torch.rand(1)  # a random forward must show
         try:
             got = run(captured, [t.clone() for t in tensors])
-        except RuntimeError:
+        except RuntimeError as e:
+            if out_of_memory(e):
+                raise
             return False  # a shape the graph does not fit
         if not torch.isfinite(expected).all():
             blamed = first_non_finite(captured.module, tensors)
@@ -191,6 +193,8 @@ def run_once(model: nn.Module, tensors: list[Tensor], spec: InputSpec, *, mutate
     except CaptureError:
         raise
     except Exception as e:
+        if out_of_memory(e):
+            raise  # of an allocator: nothing is wrong with the inputs
         shapes = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors)
         line = line_of("".join(traceback.format_tb(e.__traceback__)))
         remedy = type_remedy(model, tensors)

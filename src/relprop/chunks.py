@@ -6,7 +6,7 @@ import copy
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any, Literal, final
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,23 +14,16 @@ from torch.utils import _pytree as pytree
 
 from . import targets
 from .captured import Captured, Inputs
-from .errors import InputError, RelpropError
+from .errors import InputError, OutOfMemoryError
 from .explanation import Explanation, Tree
 from .memory import Alive, affordable, fitting
 from .program import Ledger, OpEntry, Program
 from .samples import Batch
 from .targets import Target
+from .values import out_of_memory
 
 # How many samples at a time: all of them, at most so many, or as many as memory allows.
 MaxBatch = int | Literal["auto"] | None
-
-# What allocators say, where they raise no error of a type of its own.
-_SAID = ("not enough memory", "can't allocate memory", "out of memory", "alloc_failed")
-
-
-@final
-class OutOfMemoryError(RelpropError, torch.OutOfMemoryError):
-    """One sample alone does not fit into memory."""
 
 
 def check_max_batch(max_batch: Any) -> None:
@@ -164,18 +157,6 @@ def _attempt(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return said or "out of memory"
-
-
-def out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or what it was raised from, is an allocator's."""
-    while error is not None:
-        said = str(error).lower()
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-            return True
-        if isinstance(error, RuntimeError) and any(words in said for words in _SAID):
-            return True
-        error = error.__cause__
-    return False
 
 
 # Putting together

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 
 class RelpropError(Exception):
     """Base of all errors of this package; catching it catches every refusal and no bug."""
@@ -41,3 +43,7 @@ class WeightsError(RelpropError):
 
 class OutputError(RelpropError, OSError):
     """A result cannot be written where it was asked for."""
+
+
+class OutOfMemoryError(RelpropError, torch.OutOfMemoryError):
+    """One sample alone does not fit into memory."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, final
 
@@ -65,6 +65,7 @@ class Prepared:
                 raise RuleError("the model's output does not depend on any floating point input: nothing to explain")
         self.draws = any(is_random(n) for n in self.captured.module.graph.nodes)
         self._probes = probes(model, self.captured.module)
+        self._sums: list[int] = []
         self._programs: dict[tuple[bool, tuple[str, ...]], Program] = {}
         self._lock = threading.Lock()
 
@@ -78,7 +79,14 @@ class Prepared:
 
     def stale(self, model: nn.Module) -> bool:
         """Whether the model's modules or weights are no longer those that were captured."""
-        return fingerprint(model) != self._weights or any(not torch.equal(sample(t), s) for t, s in self._probes)
+        if fingerprint(model) != self._weights or any(not torch.equal(sample(t), s) for t, s in self._probes):
+            return True
+        return checksums(self._sources()) != self._sums
+
+    def _sources(self) -> list[Tensor]:
+        """The weights that programs keep transformed."""
+        kept = self.captured.module.meta.get("relprop_prepared", {}).values()
+        return list({id(w): w for w, _, _ in kept}.values())
 
     def samples(self, inputs: Inputs) -> int:
         """The batch size of further inputs."""
@@ -124,9 +132,7 @@ class Prepared:
                     half=self.execution.precision is not None, checkpoint=self.execution.checkpoint,
                     compiled=self.execution.compile,
                 )  # fmt: skip
-                known = {id(t) for t, _ in self._probes}
-                sources = self.captured.module.meta.get("relprop_sources", {})
-                self._probes += [(t, sample(t).clone()) for i, t in sources.items() if i not in known]
+                self._sums = checksums(self._sources())
             return self._programs[key]
 
     def _recorded(self, name: str) -> fx.Node:
@@ -174,7 +180,7 @@ class Prepared:
         if not (several or ledger or self.captured.single or self.execution.compile):
             return self._whole(program, tensors, target)
         portions = self.captured.portions(tensors)
-        outputs, logits, saved = zip(*(program.run_forward(*portion) for portion in portions), strict=True)
+        outputs, logits, saved = zip(*(_compiled(program.run_forward, *p) for p in portions), strict=True)
         output, explained = (torch.cat(v) if self.captured.single else v[0] for v in (outputs, logits))
         self._check_output(explained, tensors)
         starts = [initial(explained, t) for t in (target if isinstance(target, list) else [target])]
@@ -228,7 +234,7 @@ class Prepared:
         """
         single = self.captured.single
         starts = list(torch.split(R, 1)) if single else [R]
-        parts = [program.run_backward(start, *kept) for start, kept in zip(starts, saved, strict=True)]
+        parts = [_compiled(program.run_backward, start, *kept) for start, kept in zip(starts, saved, strict=True)]
         for part, start, kept in zip(parts, starts, saved, strict=True):
             if not all(bool(torch.isfinite(r).all()) for r in part[0]):
                 raise NonFiniteError(self._blame(program, start, kept))
@@ -253,8 +259,9 @@ class Prepared:
         if not ledger:
             return relevance, recorded, None
         entries = []
+        by_name = {a.node.name: a for a in self.assignment}
         for name, row in zip(program.ledger_nodes, rows, strict=True):
-            a = next(a for a in self.assignment if a.node.name == name)
+            a = by_name[name]
             amounts = fold(row, len(score)).to(score.device)
             entry = OpEntry(name, module_path(a.node), op_name(a.node.target), a.rule.name, *amounts)
             entries.append(replace(entry, constant=held_summands(a.node, self.reading)))
@@ -296,6 +303,17 @@ class Prepared:
         )
 
 
+def _compiled(part: Callable[..., Any], *args: Any) -> Any:
+    """A part of a program; what the compiler refuses is told as an error of ours."""
+    try:
+        return part(*args)
+    except Exception as e:
+        if not type(e).__module__.startswith("torch._dynamo"):
+            raise
+        said = str(e).strip().partition("\n")[0]
+        raise RuleError(f"the program cannot be compiled as one graph ({said}): leave out compile=True") from e
+
+
 def fingerprint(model: nn.Module) -> list[Any]:
     """Changes when a module is replaced, or a parameter or buffer is replaced or written to; asked at every call."""
     found: list[Any] = []
@@ -318,8 +336,8 @@ def _version(t: Tensor) -> int:
 def probes(model: nn.Module, module: fx.GraphModule) -> list[tuple[Tensor, Tensor]]:
     """Tensors of the model that went into constants of the graph, with a sample of their values.
 
-    Writing through `.data` leaves no trace in a tensor's version. Tensors the graph itself reads need no probe, unless
-    a program keeps something computed from them.
+    Writing through `.data` leaves no trace in a tensor's version. Tensors the graph itself reads need no probe; all
+    values of those that a program keeps transformed are watched (`checksums`).
     """
     read = {id(constant(module, n)) for n in module.graph.nodes if n.op == "get_attr"}
     held = [t.detach() for t in (*model.parameters(), *model.buffers()) if id(t) not in read and t.numel()]
@@ -327,5 +345,24 @@ def probes(model: nn.Module, module: fx.GraphModule) -> list[tuple[Tensor, Tenso
 
 
 def sample(t: Tensor) -> Tensor:
-    """Up to 64 values, evenly spaced."""
-    return t.reshape(-1)[:: max(1, t.numel() // 64)]
+    """Up to 64 values, evenly spaced in memory."""
+    return _flat(t)[:: max(1, t.numel() // 64)]
+
+
+def checksums(tensors: list[Tensor]) -> list[int]:
+    """The sum of each tensor's bits, read as whole numbers: if one value changes, it changes."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for t in tensors:
+        flat, several = _flat(t), 8 // t.element_size()
+        even = flat.numel() // several * several if flat.storage_offset() % several == 0 else 0
+        rest = flat[even:].view(_WHOLE[t.element_size()])
+        by_device.setdefault(t.device, []).append(flat[:even].view(torch.int64).sum() + rest.sum())
+    return [v for sums in by_device.values() for v in torch.stack(sums).tolist()]
+
+
+_WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _flat(t: Tensor) -> Tensor:
+    """All values in the order of memory."""
+    return t.detach().permute(sorted(range(t.dim()), key=t.stride, reverse=True)).reshape(-1)

@@ -1,4 +1,4 @@
-"""When two results count as the same, and when values may be looked at."""
+"""When two results count as the same, when values may be looked at, and when there was no room for them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 
 def concrete(x: Tensor) -> bool:
@@ -20,7 +21,7 @@ def concrete(x: Tensor) -> bool:
 
 def owned(t: Tensor) -> bool:
     """Whether a tensor that was just made may be written to: its making is neither recorded nor mapped."""
-    return not torch.is_grad_enabled() and concrete(t)
+    return concrete(t) and not torch.is_grad_enabled() and forward_ad._current_level < 0
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -38,3 +39,19 @@ def difference(a: Tensor, b: Tensor) -> float:
 def same(a: Tensor, b: Tensor, *, slack: float = 0.0) -> bool:
     """Whether two results agree to `tolerance` or `slack`, relative to the largest value."""
     return a.shape == b.shape and difference(a, b) <= max(tolerance(b.dtype), slack)
+
+
+# What allocators say, where they raise no error of a type of its own.
+_SAID = ("not enough memory", "can't allocate memory", "out of memory", "alloc_failed")
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised from, is an allocator's."""
+    while error is not None:
+        said = str(error).lower()
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            return True
+        if isinstance(error, RuntimeError) and any(words in said for words in _SAID):
+            return True
+        error = error.__cause__
+    return False

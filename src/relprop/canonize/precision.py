@@ -11,7 +11,8 @@ from torch import Tensor, fx
 
 from .. import ops
 from ..captured import Captured
-from ..graph import value
+from ..errors import InputError
+from ..graph import value, where
 from ..ops import Family
 from .edit import attach, constant
 
@@ -24,7 +25,15 @@ def in_bfloat16(captured: Captured, explained: fx.Node) -> fx.Node:
     narrow: dict[fx.Node, fx.Node] = {}
     for node in list(graph.nodes):
         row = ops.lookup(node.target) if node.op == "call_function" else None
-        if row is None or row.family not in HEAVY or not _single(node):
+        if row is None or row.family not in HEAVY:
+            continue
+        if value(node).dtype not in (torch.float32, torch.bfloat16):
+            kind = str(value(node).dtype).removeprefix("torch.")
+            raise InputError(
+                f'precision="bf16" is for models in float32 or bfloat16; {where(node)} computes in {kind}: use '
+                "model.float()"
+            )
+        if not _single(node):
             continue
         with graph.inserting_before(node):
             for n in node.all_input_nodes:

@@ -5,7 +5,7 @@ writer    the program, node by node
 calls     what a rule is told of each op, and what is computed once
 silence   where no relevance arrives
 segments  checkpoints: values computed again on the way back
-source   program -> Python text
+source    program -> Python text
 ledger    the accounts of a run
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from .. import ops, rules
 from ..canonize.edit import constant
 from ..captured import Captured
 from ..composites import Assigned, Assignment
+from ..errors import RuleError
 from ..graph import Reading, value
 from ..ops import Family
 from ..samples import hint
@@ -28,11 +30,20 @@ class Calls:
     """Writes the calls of a program into its graph.
 
     `copied`: the program's node for each of the model's. `readers`: the rule calls that send relevance to each value.
-    `half`: heavy ops in half precision are not repeated in float32.
+    `half`: heavy ops in half precision are not repeated in float32. `compiled`: no rule may choose its way by values.
     """
 
-    def __init__(self, captured: Captured, reading: Reading, assignment: Assignment, *, half: bool = False) -> None:
+    def __init__(
+        self,
+        captured: Captured,
+        reading: Reading,
+        assignment: Assignment,
+        *,
+        half: bool = False,
+        compiled: bool = False,
+    ) -> None:
         self.captured, self.reading, self.assignment, self.half = captured, reading, assignment, half
+        self.compiled = compiled
         self.graph = fx.Graph()
         self.copied: dict[fx.Node, fx.Node] = {}
         self.saved: dict[fx.Node, fx.Node] = {}
@@ -136,6 +147,8 @@ class Calls:
             known |= self._batch(node)
         if self.half and role.family in HEAVY:
             known["wide"] = False
+        if self.compiled and role.family in SUMS:
+            known["choice"] = False
         return known
 
     def _batch(self, node: fx.Node) -> dict[str, Any]:
@@ -172,7 +185,7 @@ class Calls:
     def _at_zero(self, node: fx.Node) -> Any:
         """f(0) of an activation, None if it is 0: a number where it does not depend on tensors, else computed."""
         number = number_at_zero(self.reading, node)
-        if number == number:
+        if not math.isnan(number):
             return number or None
         inside, root, _ = written(self.reading, node)
         zero = self.graph.create_node("call_function", torch.zeros_like, (self.copied[root],), name=f"{root.name}_at_0")
@@ -189,22 +202,24 @@ class Calls:
         tried = self._try(a)
         if tried is None or not tried.transformed:
             return {}
-        weight = a.node.args[int(tried.weight or 0)]
+        assert tried.weight is not None
+        weight = a.node.args[tried.weight]
         held = constant(self.captured.module, weight)
         if held is None:
             return {}
         wide = held.float() if tried.wide and held.dtype in rules.HALF else held
         meta = self.captured.module.meta
-        kept: dict[tuple[str, str], Tensor] = meta.setdefault("relprop_prepared", {})
-        meta.setdefault("relprop_sources", {})[id(held)] = held
+        kept: dict[tuple[str, str], tuple[Tensor, rules.Transform, Tensor]] = meta.setdefault("relprop_prepared", {})
         prepared = {}
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             for transform in tried.transformed:
-                key = str(weight), transform.name
+                key = str(weight), transform.key
                 if key not in kept:
-                    kept[key] = transform(wide.detach())
+                    kept[key] = wide, transform, transform(wide.detach())
+                if kept[key][1] != transform:
+                    raise RuleError(f"two transforms of weights are called {transform.key!r}; rename one of them")
                 name = re.sub(r"\W", "_", "_".join(key))
-                prepared[transform.name] = self.keep(name, kept[key])
+                prepared[transform.key] = self.keep(name, kept[key][2])
         return {"prepared": prepared}
 
     def _try(self, a: Assigned) -> rules.Call | None:
@@ -223,7 +238,9 @@ class Calls:
         target, args, own = self._op(a.node)
         empty: Callable[[fx.Node], Any] = lambda n: _empty(value(n))  # noqa: E731
         try:
-            call = rules.Call(target, fx.map_arg(args, empty), empty(a.node), fx.map_arg(own, empty), **known)
+            call = rules.Call(
+                target, fx.map_arg(args, empty), empty(a.node), fx.map_arg(own, empty), ledger=True, **known
+            )
             R = torch.empty_like(call._y, dtype=torch.promote_types(call._y.dtype, torch.float32))
             a.rule.function(R, call, **a.parameters)
         except Exception:  # a rule may look at values, or be anyone's

@@ -62,7 +62,7 @@ def emit(
     the way back. `checkpoint`: the way back computes the model's values again, segment by segment.
     """
     record = record or {}
-    w = Writer(captured, Calls(captured, reading, assignment, half=half), ledger=ledger)
+    w = Writer(captured, Calls(captured, reading, assignment, half=half, compiled=compiled), ledger=ledger)
     w.forward()
     middle = w.graph.find_nodes(op="placeholder")[-1]
     with w.graph.inserting_after(middle):
@@ -94,8 +94,8 @@ def _split(root: fx.GraphModule, whole: fx.Graph, start: fx.Node, R: fx.Node) ->
     nodes = list(whole.nodes)
     cut = nodes.index(start)
     first, second = nodes[:cut], [n for n in nodes[cut:] if n is not start and n not in start.users]
-    early = set(first)
-    saved = [n for n in first if n.op != "get_attr" and any(u in second and u.op != "output" for u in n.users)]
+    early, late = set(first), set(second)
+    saved = [n for n in first if n.op != "get_attr" and any(u in late and u.op != "output" for u in n.users)]
     result = whole.output_node().args[0]
 
     forward: fx.Graph = fx.Graph()

@@ -6,10 +6,12 @@ back, and each operand is multiplied with its g.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..ops import Family
 from ..values import concrete
@@ -36,7 +38,9 @@ def _transposed(f: Call, s: Tensor) -> tuple[Tensor, ...]:
     """The derivative of Σ s ⊙ y by the live operands."""
     s = s.to(f.operands[0].dtype)
     if f.saved is None or not concrete(s):
-        return pullback(f.at, *f.operands)(s)
+        # of the kernels, one alone has a derivative that can be differentiated
+        with sdpa_kernel(SDPBackend.MATH) if torch.is_grad_enabled() else nullcontext():
+            return pullback(f.at, *f.operands)(s)
     got: tuple[Tensor, ...] = f.saved(s)
     return got
 

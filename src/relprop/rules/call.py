@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import torch
@@ -46,7 +46,8 @@ class Call:
     as max(0, y); `scale` is then what ε is relative to, taken from all of y.
     `batch`: the dimension that counts samples (see `relprop.samples`). `zero`: the value an activation takes at 0,
     unless it is 0.
-    `prepared`: transformed weights, by the transform's name. `saved`: what the rule's `forward` handed on.
+    `prepared`: transformed weights, by the transform's key. `saved`: what the rule's `forward` handed on.
+    `choice`: whether a rule may choose its way by values.
     `wide`: half precision is computed again in float32, so that the terms of y sum to it.
     With `ledger`, `keep` adds up what the rule did not pass on.
     """
@@ -69,6 +70,7 @@ class Call:
         prepared: Mapping[str, Tensor] | None = None,
         saved: Any = None,
         wide: bool = True,
+        choice: bool = True,
         ledger: bool = False,
     ) -> None:
         op = FUNCTIONS[op] if isinstance(op, str) else op
@@ -81,7 +83,7 @@ class Call:
         self.row, self.family = row, Family(family or row.family)
         self.nonneg, self.rectified, self.batch = nonneg, rectified, batch
         self.batches = batches or (batch,) * len(live)
-        self.zero, self.scale, self.saved, self.wide = zero, scale, saved, wide
+        self.zero, self.scale, self.saved, self.wide, self.choice = zero, scale, saved, wide, choice
         self.prepared = prepared or {}
         self.transformed: list[Transform] = []  # what `prepared` lacked
         self.reads_value = False  # whether the rule asked for y
@@ -129,8 +131,10 @@ class Call:
 
     # the call as an affine map
 
-    def linear(self, transform: Transform | None = None, *, operand: int = 0) -> Linear:
+    def linear(self, transform: Callable[[Tensor], Tensor] | None = None, *, operand: int = 0) -> Linear:
         """The map of one live input without its bias; `transform` is applied to the weights.
+
+        A `Transform` is computed once for all calls, any other function at each of them.
 
         Fixed weights >= 0 are left as they are. Of a product of two live inputs, the other is held.
         """
@@ -150,17 +154,26 @@ class Call:
         return Linear(self.op, self.row, tuple(args), self.kwargs, index, self.half)
 
     @property
+    def fan_in(self) -> int:
+        """About how many inputs each output is connected with."""
+        assert self.weight is not None
+        w: Tensor = self.args[self.weight]
+        return w.numel() // max(1, int(self._y.shape[self.row.channel]))
+
+    @property
     def half(self) -> torch.dtype | None:
         """The precision the op computes in on the way back, where that is less than float32."""
         dtype = self.a.dtype
         return dtype if dtype in HALF else None
 
-    def _transformed(self, transform: Transform, w: Tensor) -> Tensor:
+    def _transformed(self, transform: Callable[[Tensor], Tensor], w: Tensor) -> Tensor:
         """ρ(w), prepared or computed."""
-        if transform.name not in self.prepared:
+        if not isinstance(transform, Transform):
+            return transform(w)
+        if transform.key not in self.prepared:
             self.transformed.append(transform)
             return transform(w)
-        return self.prepared[transform.name]
+        return self.prepared[transform.key]
 
     def _window_sum(self) -> Linear:
         """Max-pooling read as sum-pooling: the sum over each window."""

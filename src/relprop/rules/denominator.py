@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..samples import Batch
 from ..values import concrete, owned
-from .call import by_sample
+from .call import HALF, by_sample
 
 
 def quotient(R: Tensor, d: Tensor) -> Tensor:
@@ -34,24 +34,26 @@ def scale(z: Tensor, mode: str, batch: Batch = 0) -> Tensor:
 
     z in half precision is measured in float32.
     """
-    z = z if z.dtype not in (torch.float16, torch.bfloat16) else z.float()
+    z = z.float() if z.dtype in HALF else z
     samples, dims = by_sample(z, batch)
     if not dims:
         return torch.zeros_like(z) if mode == "std" else samples.abs()
     if mode == "std":
         return samples.std(dims, correction=0, keepdim=True)
     count = math.prod([samples.shape[d] for d in dims])
-    norm: Tensor = torch.linalg.vector_norm(samples, dim=dims, keepdim=True)
-    return norm / math.sqrt(count or 1)
+    rms = torch.linalg.vector_norm(samples, dim=dims, keepdim=True) / math.sqrt(count or 1)
+    # where squares leave the range of numbers, the largest |z| serves
+    most: Tensor = torch.linalg.vector_norm(samples, math.inf, dims, keepdim=True)
+    return torch.where((rms > 0) & (rms < math.inf), rms, most)
 
 
 @final
 class Denominator:
     """z + e for every neuron, and ∞ where that is 0: what is divided by it becomes 0.
 
-    e_k = ε · scale · sign(z_k), sign(0) = +1, with `scale` 1 for `mode` "absolute". `of`: what to take the scale of
-    instead of z, where z holds a constant that says nothing of scale; `relative_to`: the scale itself, where it is
-    known. `rectified`: z is never negative.
+    e_k = ε · scale · sign(z_k), with the sign bit of z_k where that is 0, and `scale` 1 for `mode` "absolute".
+    `of`: what to take the scale of instead of z, where z holds a constant that says nothing of scale.
+    `relative_to`: the scale itself, where it is known. `rectified`: z is never negative.
     """
 
     def __init__(

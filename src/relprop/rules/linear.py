@@ -15,18 +15,39 @@ from ..values import owned
 
 @dataclass(frozen=True)
 class Transform:
-    """A map of weights, w -> ρ(w), with a name: a program computes it once, and keeps the result under that name."""
+    """A map of weights, w -> ρ(w) entry by entry: a program computes it once and keeps it under its key.
+
+    `function(w, *parameters)` computes it; transforms of one name and parameters are one.
+    """
 
     name: str
-    function: Callable[[Tensor], Tensor]
+    function: Callable[..., Tensor]
+    parameters: tuple[float, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Name and parameters."""
+        return "_".join((self.name, *map(repr, self.parameters)))
 
     def __call__(self, w: Tensor) -> Tensor:
         """ρ(w)."""
-        return self.function(w)
+        return self.function(w, *self.parameters)
 
 
-positive = Transform("positive", lambda w: w.clamp(min=0))  # (·)⁺ = max(0, ·)
-negative = Transform("negative", lambda w: w.clamp(max=0))  # (·)⁻ = min(0, ·)
+def _positive(w: Tensor) -> Tensor:
+    return w.clamp(min=0)
+
+
+def _negative(w: Tensor) -> Tensor:
+    return w.clamp(max=0)
+
+
+def _favoured(w: Tensor, gamma: float) -> Tensor:
+    return w + gamma * w.clamp(min=0)
+
+
+positive = Transform("positive", _positive)  # (·)⁺ = max(0, ·)
+negative = Transform("negative", _negative)  # (·)⁻ = min(0, ·)
 magnitude = Transform("magnitude", torch.abs)
 square = Transform("square", torch.square)
 ones = Transform("ones", torch.ones_like)
@@ -34,12 +55,12 @@ ones = Transform("ones", torch.ones_like)
 
 def favoured(gamma: float) -> Transform:
     """w + γ w⁺."""
-    return Transform(f"gamma{gamma}", lambda w: w + gamma * w.clamp(min=0))
+    return Transform("gamma", _favoured, (gamma,))
 
 
 def raised(p: int) -> Transform:
     """wᵖ."""
-    return Transform(f"power{p}", lambda w: w**p)
+    return Transform("power", torch.pow, (p,))
 
 
 def pullback(function: Callable[..., Tensor], *at: Tensor, op: Any = None) -> Callable[[Tensor], tuple[Tensor, ...]]:
@@ -57,7 +78,7 @@ def pullback(function: Callable[..., Tensor], *at: Tensor, op: Any = None) -> Ca
 def recorded(function: Callable[..., Tensor], *at: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
     """The function's value, recorded by torch.autograd, and its `pullback`."""
     with torch.enable_grad():
-        x = [a.view_as(a) if a.requires_grad else a.detach().requires_grad_() for a in at]
+        x = [_leaf(a) for a in at]
         y = function(*x)
 
     def transposed(s: Tensor) -> tuple[Tensor, ...]:
@@ -66,6 +87,13 @@ def recorded(function: Callable[..., Tensor], *at: Tensor) -> tuple[Tensor, Call
         )
 
     return y, transposed
+
+
+def _leaf(a: Tensor) -> Tensor:
+    """The tensor as autograd takes it: followed if it is followed already, else from here on."""
+    if a.requires_grad:
+        return a.view_as(a)
+    return (a.clone() if a.is_inference() else a.detach()).requires_grad_()
 
 
 @final

@@ -1,4 +1,4 @@
-"""Rules for everything that is no weighted sum: activations, products, gates, movements, normalizations."""
+"""Rules for what is no weighted sum: activations, movements of entries, softmax, tokens."""
 
 from __future__ import annotations
 

@@ -37,6 +37,6 @@ def winner(R: Tensor, f: Call) -> Tensor:
 
 def _equal(a: Tensor, most: Tensor) -> Tensor:
     """1 where a is `most`, 0 where it is less: in arithmetic, which costs a fraction of comparisons and masks."""
-    least = -torch.finfo(a.dtype).tiny * torch.finfo(a.dtype).eps  # nearest to 0
+    least = -torch.finfo(a.dtype).tiny  # not a subnormal number, which may be flushed to 0
     d = a - most
     return torch.threshold_(d, least, -1.0).add_(1.0) if owned(d) else F.threshold(d, least, -1.0) + 1.0

@@ -20,6 +20,8 @@ from .registry import rule
 
 # A part smaller than this times |w| |a| is not got from z: the subtraction would leave too few digits.
 CANCELLED = 2.0**-10
+# With fewer inputs than that, some neuron has all its contributions of one sign, or nearly so.
+NARROW = 16
 
 
 def check_sign(f: Call) -> None:
@@ -78,8 +80,8 @@ def _gamma(R: Tensor, f: Call, gamma: float, b: Tensor | None, epsilon: float, m
 
 
 def _either(up: Tensor, down: Tensor, sign: Tensor) -> Tensor:
-    """`up` where the sign is +1, `down` where it is −1."""
-    return ((up + down) + sign * (up - down)) / 2
+    """`up` where the sign is +1, `down` where it is −1; exact, and cheaper than a mask."""
+    return torch.lerp(down.to(sign.dtype), up.to(sign.dtype), (sign + 1) / 2)
 
 
 def parts(f: Call) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
@@ -156,12 +158,12 @@ def _by_magnitude(
 
     None where a part that takes relevance is so small that it would drown in the rounding of z and v.
     """
-    if f.half is not None or f.z is None:
+    if f.half is not None or f.z is None or not f.choice or f.fan_in < NARROW:
         return None
     w, m, size = f.linear(), f.linear(magnitude), f.a.abs()
     z = f.z if f.bias is None else f.z - f.bias
     v = m(size)
-    if not (v.is_meta or (concrete(v) and concrete(R))):  # a choice by values cannot be recorded
+    if not (v.is_meta or (concrete(v) and concrete(R))):  # mapped: values may not be looked at
         return None
     p, n = (z + v) / 2, (z - v) / 2
     if b is not None:

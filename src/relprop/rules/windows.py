@@ -27,6 +27,7 @@ class Windows:
         self.shape, self.out = a.shape, y.shape
         self.pads: list[int] = []
         self.parts: list[tuple[Index, Index]] = []
+        self.kernel: list[int] = []
         self.tile = False  # whether the windows lie side by side and leave nothing out
         if op == "adaptive_max_pool":
             self._adaptive(len(args[1]))
@@ -50,6 +51,7 @@ class Windows:
         dilation = per_dim(argument(given, kwargs, 4, "dilation", 1), dims)
         size, out = self.shape[-dims:], self.out[-dims:]
         reach = [(o - 1) * s + d * (k - 1) + 1 for o, s, d, k in zip(out, stride, dilation, kernel, strict=True)]
+        self.kernel = kernel
         whole = all(n == o * k for n, o, k in zip(size, out, kernel, strict=True))
         self.tile = whole and kernel == stride and set(dilation) == {1} and not any(padding)
         for n, p, r in reversed(list(zip(size, padding, reach, strict=True))):
@@ -72,11 +74,10 @@ class Windows:
 
     def tiled(self, y: Tensor) -> Tensor:
         """Of windows side by side, each one's value in all its places."""
-        dims = len(self.pads) // 2
-        size = list(self.shape[-dims:])
-        lead = y.shape[: y.dim() - dims]
-        flat = y.reshape(-1, 1, *y.shape[-dims:])
-        return F.interpolate(flat, size=size, mode="nearest").reshape(*lead, *size)
+        lead, places = list(y.shape[: -len(self.kernel)]), list(self.out[-len(self.kernel) :])
+        apart = [n for o in places for n in (o, 1)]
+        filled = [n for o, k in zip(places, self.kernel, strict=True) for n in (o, k)]
+        return y.reshape(*lead, *apart).expand(*lead, *filled).reshape(*lead, *self.shape[-len(places) :])
 
     def fold(self, parts: Iterator[Tensor]) -> Tensor:
         """Sum contributions, one for each pair, back to the input they came from, without the border."""
