@@ -160,7 +160,7 @@ def test_zero_and_epsilon_cost_the_gradient(name: str, composite: str) -> None:
     assert ratio(name, composite) <= ONE
 
 
-@pytest.mark.parametrize("composite", ["epsilon", "attnlrp", "cp_lrp"])
+@pytest.mark.parametrize("composite", ["lrp_zero", "epsilon", "attnlrp", "cp_lrp"])
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_recipes_of_transformers_cost_the_gradient(name: str, composite: str) -> None:
     assert ratio(name, composite) <= ONE

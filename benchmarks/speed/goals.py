@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from .results import Row
@@ -59,12 +59,6 @@ class Measured:
 
     def recipes(self, subject: str) -> list[Row]:
         return [r for r in (self.row(subject, recipe) for recipe in KINDS[subject].recipes) if r is not None]
-
-
-def worst(rows: list[Row], value: Callable[[Row], Value]) -> tuple[float, str] | None:
-    """The largest value and the recipe it belongs to."""
-    found = [(v, r.recipe) for r in rows if (v := value(r)) is not None]
-    return max(found) if found else None
 
 
 def over_flops(row: Row) -> Value:

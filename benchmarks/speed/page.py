@@ -10,7 +10,10 @@ from .subjects import KINDS
 
 ANOTHER = 0.99  # below this cosine a peer's map counts as another one
 LIBRARIES = ("gradient", "relprop")  # in this order, then the others
-WRITTEN = {"compile": "`compile=True`", "checkpoint": "`checkpoint=True`", "float32": "without `precision`"}
+WRITTEN = {
+    "compile": "`compile=True`", "checkpoint": "`checkpoint=True`", "bf16": '`precision="bf16"`',
+    "float32": "without `precision`",
+}  # fmt: skip
 FAR = 0.05  # and so does relevance over score that differs by more than this
 
 HEAD = """# What an explanation costs
@@ -33,6 +36,10 @@ prepared once and keeps (transformed weights) is listed apart, as `kept`.
 those of the input; of each sample the largest logit. Where nothing but the input takes part, the relevance should sum
 to the score. Biases, BatchNorm's shifts and position embeddings take shares too, so relprop's own ΣR / score, whose
 ledger accounts for the rest, stands beside those of other libraries, and the cosine between their map and relprop's.
+
+**Capture.** The rows of capture and emission build an `Explainer`. No graph is kept on disk: what torch.export records
+depends on code and Python values that no key made of a model's structure holds, so that a kept graph would have to be
+compared with the model again and could still be wrong for the next input.
 
 **The other libraries** run as their documentation says, on a copy of the model: zennit with the composite of this name
 (and its canonizer for ResNets), hooks attached before the clock starts; captum with its ε and α1β0 rules; lxt patched

@@ -14,8 +14,8 @@ import relprop
 from .subjects import HIGH, KINDS, LOW, Subject
 
 BOXED = {"epsilon_gamma_box", "montavon2019"}
-VARIANTS: dict[str, dict[str, Any]] = {"compile": {"compile": True}, "checkpoint": {"checkpoint": True}}
 HALF = {"precision": "bf16"}  # for models in bfloat16, whose heavy operations would be done in float32 otherwise
+VARIANTS: dict[str, dict[str, Any]] = {"compile": {"compile": True}, "checkpoint": {"checkpoint": True}, "bf16": HALF}
 
 Explain = Callable[[Tensor, Tensor], Tensor]  # input and explained classes -> relevance
 
@@ -46,7 +46,7 @@ def gradient(model: nn.Module) -> Explain:
 
 
 def explanations(subject: Subject) -> Iterator[Work]:
-    """relprop's recipes on this subject; one of them also compiled, with checkpoints and, in bfloat16, without HALF."""
+    """relprop's recipes on this subject; one of them also compiled, with checkpoints, and in the other precision."""
     recipes = KINDS[subject.name].recipes
     half = subject.x.dtype is torch.bfloat16
     common = HALF if half else {}
@@ -54,6 +54,8 @@ def explanations(subject: Subject) -> Iterator[Work]:
         yield Work("relprop", recipe, _explainer(subject, recipe, **common))
     main = "cp_lrp" if "cp_lrp" in recipes else recipes[0]
     for variant, options in VARIANTS.items():
+        if half and variant == "bf16":
+            continue
         yield Work("relprop", main, _explainer(subject, main, **common, **options), variant)
     if half:
         yield Work("relprop", main, _explainer(subject, main), "float32")
