@@ -290,13 +290,13 @@ def test_a_users_rule_that_cannot_be_compiled_is_not_run_in_silence() -> None:
     """fullgraph: a break of the graph is an error, no slow program."""
 
     @relprop.rules.rule(Family.AFFINE, conserves=False, source="this test")
-    def looking(R: Tensor, f: Any) -> Tensor:
+    def printing(R: Tensor, f: Any) -> Tensor:
         """R_j = LRP-0, after a look at a number"""
         print(float(R.sum()), end="")
         return relprop.rules.zero(R, f)
 
     model, x = nn.Linear(3, 2), torch.randn(2, 3)
-    explain = relprop.Explainer(model, x, Composite([(family("affine"), looking)]))
+    explain = relprop.Explainer(model, x, Composite([(family("affine"), printing)]))
     assert explain(x, 0).relevance.any()
     with pytest.raises(relprop.errors.RelpropError):
-        relprop.explain(model, x, 0, Composite([(family("affine"), looking)]), compile=True)
+        relprop.explain(model, x, 0, Composite([(family("affine"), printing)]), compile=True)
