@@ -16,6 +16,9 @@ from ..samples import Batch
 from ..values import concrete, owned
 from .call import HALF, by_sample
 
+# Norms of so many values are taken in float64 by one call; of more, that costs more than a second pass in float32.
+FEW = 4096
+
 
 def quotient(R: Tensor, d: Tensor) -> Tensor:
     """R / d with 0 where d = 0."""
@@ -40,11 +43,14 @@ def scale(z: Tensor, mode: str, batch: Batch = 0) -> Tensor:
         return torch.zeros_like(z) if mode == "std" else samples.abs()
     if mode == "std":
         return samples.std(dims, correction=0, keepdim=True)
-    count = math.prod([samples.shape[d] for d in dims])
-    rms = torch.linalg.vector_norm(samples, dim=dims, keepdim=True) / math.sqrt(count or 1)
-    # where squares leave the range of numbers, the largest |z| serves
-    most: Tensor = torch.linalg.vector_norm(samples, math.inf, dims, keepdim=True)
-    return torch.where((rms > 0) & (rms < math.inf), rms, most)
+    count = math.prod([samples.shape[d] for d in dims]) or 1
+    if samples.dtype is torch.float32 and count <= FEW:  # squares of any float32 are float64 numbers
+        wide: Tensor = torch.linalg.vector_norm(samples, dim=dims, keepdim=True, dtype=torch.float64)
+        return (wide / math.sqrt(count)).float()
+    norm: Tensor = torch.linalg.vector_norm(samples, dim=dims, keepdim=True)
+    # between the largest |z| and √n times that; squares may leave the range of numbers
+    most = torch.linalg.vector_norm(samples, math.inf, dims, keepdim=True)
+    return norm.clamp(most, most * math.sqrt(count)) / math.sqrt(count)
 
 
 @final
