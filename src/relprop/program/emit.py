@@ -12,13 +12,16 @@ from typing import Any
 import torch
 from torch import fx
 
-from .. import targets
+from .. import ops, rules, targets
 from ..captured import Captured
 from ..composites import Assignment
 from ..graph import Reading
 from .calls import Calls
 from .segments import Segments, segments
 from .writer import Writer, item
+
+# Ops whose value is always a tensor of their own, which their derivatives do without.
+FRESH = {"linear", "addmm", "conv1d", "conv2d", "conv3d", "batch_norm", "add", "sub"}
 
 
 @dataclass
@@ -83,10 +86,19 @@ def emit(
     recorded = tuple(w.collect(n) or w.nothing(n, reading.output) for n in record.values())
     rows = tuple(n for _, n in w.rows)
     w.graph.output((output, score, resolved, inputs, recorded, rows))
+    _in_place(w.graph)
     w.graph.lint()
     whole = fx.GraphModule(captured.module, w.graph, "RelevanceProgram")
     forward, backward = _split(captured.module, w.graph, start, R)
     return Program(whole, forward, backward, [n for n, _ in w.rows], tuple(record), compiled)
+
+
+def _in_place(graph: fx.Graph) -> None:
+    """Rectify a layer's value where it stands, if nothing reads it afterwards: no new memory to fetch."""
+    for relu in graph.find_nodes(op="call_function", target=ops.aten.relu.default):
+        z = relu.args[0]
+        if ops.name(z.target) in FRESH and all(u is relu or (u.target is rules.scale and u < relu) for u in z.users):
+            relu.target = ops.aten.relu_.default
 
 
 def _split(root: fx.GraphModule, whole: fx.Graph, start: fx.Node, R: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule]:

@@ -49,7 +49,7 @@ def scale(z: Tensor, mode: str, batch: Batch = 0) -> Tensor:
         return (wide / math.sqrt(count)).float()
     norm: Tensor = torch.linalg.vector_norm(samples, dim=dims, keepdim=True)
     # between the largest |z| and √n times that; squares may leave the range of numbers
-    most = torch.linalg.vector_norm(samples, math.inf, dims, keepdim=True)
+    most = torch.maximum(samples.amax(dims, keepdim=True), -samples.amin(dims, keepdim=True))
     return norm.clamp(most, most * math.sqrt(count)) / math.sqrt(count)
 
 

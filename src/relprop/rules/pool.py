@@ -13,8 +13,26 @@ from .linear import pullback
 from .registry import rule
 from .windows import Windows
 
+# Values a part of the input holds that is worked on at a time, so that it stays in the processor's cache.
+PART = 1 << 18
 
-@rule(Family.MAX_POOL, source="Bach et al. 2015 (winner-take-all); Montavon et al. 2019, section 10.3.2")
+
+def located(f: Call) -> tuple[Tensor, Tensor | None]:
+    """The value of a max-pooling over planes, and where in its plane each window's first maximum stands."""
+    if name(f.op) != "max_pool2d" or not _cheap(f.a):
+        return f.at(*f.operands), None
+    y, places = F.max_pool2d(*f.args, **f.kwargs, return_indices=True)
+    return y, places
+
+
+def _cheap(a: Tensor) -> bool:
+    """Whether places are worth keeping: values may be looked at, at no price, and a sum in any order is the same."""
+    return a.device.type == "cpu" and owned(a)
+
+
+@rule(
+    Family.MAX_POOL, forward=located, source="Bach et al. 2015 (winner-take-all); Montavon et al. 2019, section 10.3.2"
+)
 def winner(R: Tensor, f: Call) -> Tensor:
     """R_j = Σ_k [a_j = max of window k] / (number of maxima) · R_k
 
@@ -22,13 +40,19 @@ def winner(R: Tensor, f: Call) -> Tensor:
     """
     if name(f.op) in ("amax", "max"):
         return pullback(f.at, f.a)(R)[0]  # the derivative of these shares ties equally
-    windows = Windows(name(f.op), f.args, f.kwargs, f.a, f.y)
+    if f.saved is not None and _cheap(f.a) and owned(R):
+        return _by_parts(R, f)
+    return _shared(R, f.a, f.y, _windows(f, f.a, f.y))
+
+
+def _shared(R: Tensor, a: Tensor, y: Tensor, windows: Windows) -> Tensor:
+    """The definition: every entry that equals its window's maximum, counted."""
     if windows.tile:  # every entry is in one window: all at once
-        one = _equal(f.a, windows.tiled(f.y))
+        one = _equal(a, windows.tiled(y))
         return one * windows.tiled(R / windows.total(one))
-    padded = windows.pad(f.a, -torch.inf)
-    chosen = [_equal(padded[part], f.y[outputs]) for part, outputs in windows.parts]
-    ties = torch.zeros_like(f.y)
+    padded = windows.pad(a, -torch.inf)
+    chosen = [_equal(padded[part], y[outputs]) for part, outputs in windows.parts]
+    ties = torch.zeros_like(y)
     for (_, outputs), one in zip(windows.parts, chosen, strict=True):
         ties[outputs] += one.sum_to_size(ties[outputs].shape)
     s = R / ties
@@ -40,3 +64,31 @@ def _equal(a: Tensor, most: Tensor) -> Tensor:
     least = -torch.finfo(a.dtype).tiny  # not a subnormal number, which may be flushed to 0
     d = a - most
     return torch.threshold_(d, least, -1.0).add_(1.0) if owned(d) else F.threshold(d, least, -1.0) + 1.0
+
+
+def _by_parts(R: Tensor, f: Call) -> Tensor:
+    """Some planes at a time: to the place of each maximum, unless one that receives relevance has equals."""
+    a, y, R, places = (t.reshape(-1, *t.shape[-2:]) for t in (f.a, f.y, R, f.saved))
+    out = torch.empty_like(a, dtype=R.dtype)
+    backward = torch.ops.aten.max_pool2d_with_indices_backward.grad_input
+    step = max(1, PART // max(1, a.shape[-1] * a.shape[-2]))
+    for i in range(0, len(a), step):
+        few = slice(i, i + step)
+        s, x, most = R[few], a[few], y[few]
+        windows = _windows(f, x, most)
+        if _alone(s, x, most, windows):
+            backward(s, x.to(s.dtype), *windows.geometry, places[few], grad_input=out[few])
+        else:
+            out[few] = _shared(s, x, most, windows)
+    return out.reshape(f.a.shape)
+
+
+def _alone(R: Tensor, a: Tensor, y: Tensor, windows: Windows) -> bool:
+    """Whether every maximum that receives relevance is the only one of its window."""
+    padded, sought = windows.pad(a, -torch.inf), y.masked_fill(R == 0, torch.nan)
+    equal = sum(int(torch.eq(padded[part], sought[outputs]).sum()) for part, outputs in windows.parts)
+    return equal == int(torch.count_nonzero(R))
+
+
+def _windows(f: Call, a: Tensor, y: Tensor) -> Windows:
+    return Windows(name(f.op), f.args, f.kwargs, a, y)

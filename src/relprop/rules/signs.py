@@ -21,7 +21,7 @@ from .registry import rule
 # A part smaller than this times |w| |a| is not got from z: the subtraction would leave too few digits.
 CANCELLED = 2.0**-10
 # With fewer inputs than that, some neuron has all its contributions of one sign, or nearly so.
-NARROW = 16
+NARROW = 64
 
 
 def check_sign(f: Call) -> None:

@@ -28,6 +28,7 @@ class Windows:
         self.pads: list[int] = []
         self.parts: list[tuple[Index, Index]] = []
         self.kernel: list[int] = []
+        self.geometry: list[Any] = []  # kernel, stride, padding, dilation and ceil mode
         self.tile = False  # whether the windows lie side by side and leave nothing out
         if op == "adaptive_max_pool":
             self._adaptive(len(args[1]))
@@ -52,6 +53,7 @@ class Windows:
         size, out = self.shape[-dims:], self.out[-dims:]
         reach = [(o - 1) * s + d * (k - 1) + 1 for o, s, d, k in zip(out, stride, dilation, kernel, strict=True)]
         self.kernel = kernel
+        self.geometry = [kernel, stride, padding, dilation, argument(given, kwargs, 5, "ceil_mode", False)]
         whole = all(n == o * k for n, o, k in zip(size, out, kernel, strict=True))
         self.tile = whole and kernel == stride and set(dilation) == {1} and not any(padding)
         for n, p, r in reversed(list(zip(size, padding, reach, strict=True))):
