@@ -20,7 +20,7 @@ from .calls import Calls
 from .segments import Segments, segments
 from .writer import Writer, item
 
-# Ops whose value is always a tensor of their own, which their derivatives do without.
+# Ops whose value is always a tensor of their own.
 FRESH = {"linear", "addmm", "conv1d", "conv2d", "conv3d", "batch_norm", "add", "sub"}
 
 
@@ -98,7 +98,7 @@ def _in_place(graph: fx.Graph) -> None:
     for relu in graph.find_nodes(op="call_function", target=ops.aten.relu.default):
         z = relu.args[0]
         if ops.name(z.target) in FRESH and all(u is relu or (u.target is rules.scale and u < relu) for u in z.users):
-            relu.target = ops.aten.relu_.default
+            relu.target = rules.rectify
 
 
 def _split(root: fx.GraphModule, whole: fx.Graph, start: fx.Node, R: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule]:

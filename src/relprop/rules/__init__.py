@@ -23,8 +23,8 @@ from .denominator import scale
 from .linear import Linear, Transform
 from .lrn import lrn_taylor
 from .normalize import held
-from .pointwise import activation, first_order, move, pass_, tokens
-from .pool import winner
+from .pointwise import activation, first_order, move, pass_, rectify, tokens
+from .pool import located, winner
 from .product import half, signal
 from .recurrent import recurrent
 from .registry import Rule, get, names, rule
@@ -33,7 +33,7 @@ from .taylor import taylor
 
 __all__ = [
     "HALF", "Call", "Linear", "Rule", "Transform", "activation", "alpha_beta", "attend", "attention_shared",
-    "attention_values", "epsilon", "first_order", "flat", "gamma", "get", "half", "held", "kept", "lrn_taylor",
-    "magnitude", "move", "names", "narrowed", "parts", "pass_", "power", "recurrent", "rule", "scale", "signal",
-    "taylor", "tokens", "w_square", "winner", "z_box", "z_plus", "zero",
+    "attention_values", "epsilon", "first_order", "flat", "gamma", "get", "half", "held", "kept", "located",
+    "lrn_taylor", "magnitude", "move", "names", "narrowed", "parts", "pass_", "power", "rectify", "recurrent", "rule",
+    "scale", "signal", "taylor", "tokens", "w_square", "winner", "z_box", "z_plus", "zero",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import CompositeError, InputError, RuleError
 from ..ops import Family, name
-from ..values import concrete
+from ..values import concrete, owned
 from .call import Call
 from .denominator import Denominator, quotient, without_zeros
 from .linear import Linear, negative, ones, positive, raised, square
@@ -30,27 +30,37 @@ def spread(
     b: Tensor | None,
     *,
     z: Tensor | None = None,
+    sign: int = 0,
+    share: float = 1.0,
     epsilon: float = 0.0,
     epsilon_mode: str = "rms",
     bias: str = "absorb",
 ) -> Tensor:
     """R_j = Σ_k (Σ_pairs â_j ŵ_jk) / (Σ_pairs Σ_j â_j ŵ_jk + b̂_k + e_k) · R_k, where (â, ŵ) runs over `pairs`.
 
-    `z` is the denominator (with bias, without ε) where it is known already.
+    `z` is the denominator (with bias, without ε) where it is known already; `sign`: 1 if it is never negative, -1 if
+    it is never positive. `share`: what part of R is spread.
     """
     scale = None if z is None or bias == "ignore" else f.scale
     if bias == "ignore":
         z, b = None if z is None else (z if b is None else z - b), None
+    spare = z is None and f.weighted  # else a map may hand back its input
     if z is None:
-        z = sum((w(a) for a, w in pairs[1:]), pairs[0][1](pairs[0][0]))
-        z = z if b is None else z + b
-    d = Denominator(z, epsilon, epsilon_mode, f.batch, relative_to=scale, rectified=scale is not None)
-    s = divided(R, f, d)
+        z = added(*(w(a) for a, w in pairs))
+        z = z if b is None else added(z, b)
+    d = Denominator(
+        z, epsilon, epsilon_mode, f.batch, relative_to=scale, sign=1 if scale is not None else sign, spare=spare
+    )
+    s = divided(R if share == 1 else share * R, f, d)
     like = pairs[0][0]
-    out = pairs[0][1].times(like, s, like)
-    for a, w in pairs[1:]:
-        out = out + w.times(a, s, like)
-    return with_bias(out, f, s, b, bias)
+    return with_bias(added(*(w.times(a, s, like) for a, w in pairs)), f, s, b, bias)
+
+
+def added(first: Tensor, *more: Tensor) -> Tensor:
+    """The sum, in place of the first term, which nothing else needs."""
+    for t in more:
+        first = first.add_(t) if owned(first) and first.dtype is t.dtype else first + t
+    return first
 
 
 def divided(R: Tensor, f: Call, d: Denominator) -> Tensor:
@@ -66,7 +76,7 @@ def divided(R: Tensor, f: Call, d: Denominator) -> Tensor:
 def with_bias(out: Tensor, f: Call, s: Tensor, b: Tensor | None, bias: str) -> Tensor:
     """The inputs' relevance once the bias's part s ⊙ b is absorbed, or shared among them."""
     if b is not None and bias == "share":
-        return out + _even(f, s * b)
+        return added(out, _even(f, s * b))
     if b is not None and f.ledger:
         f.keep(bias=s * b)
     return out
@@ -126,7 +136,7 @@ def _shares(R: Tensor, f: Call, epsilon: float, epsilon_mode: str) -> Tensor | t
     # a mask of −10⁹ or −∞ is no measure of the scores it is added to
     live = t[0].expand(z.shape) if len(t) < 2 else None
     scale = f.scale if live is None else None
-    d = Denominator(z, epsilon, epsilon_mode, f.batch, of=live, relative_to=scale, rectified=scale is not None)
+    d = Denominator(z, epsilon, epsilon_mode, f.batch, of=live, relative_to=scale, sign=int(scale is not None))
     s = divided(R, f, d)
     if f.ledger and live is not None:
         f.keep(bias=torch.where(z.isinf(), 0.0, s * (z - live)))
@@ -144,7 +154,7 @@ def magnitude(R: Tensor, f: Call) -> Tensor | tuple[Tensor, ...]:
     if len(t) < 2:  # a constant summand is the bias
         t.append((f.y - terms(f)[0]).abs())
     d = sum(t[1:], t[0])
-    s = R / without_zeros(d, rectified=True)
+    s = R / without_zeros(d, sign=1, spare=not f.ledger)
     live = t[: len(f.live)]
     if f.ledger:
         f.keep(bias=s * t[1] if len(f.live) < 2 else None, residual=torch.where(d == 0, R, 0.0))
@@ -155,7 +165,7 @@ def magnitude(R: Tensor, f: Call) -> Tensor | tuple[Tensor, ...]:
 @rule(*LINEAR, source="Lapuschkin et al. 2019; Montavon et al. 2019, appendix 10.A")
 def flat(R: Tensor, f: Call) -> Tensor:
     """♭: R_j = Σ_k 1 / Σ_j 1 · R_k, over the inputs j connected with k"""
-    return spread(R, f, [(torch.ones_like(f.a), _ones(f))], None)
+    return spread(R, f, [(torch.ones_like(f.a), _ones(f))], None, sign=1)
 
 
 @rule(*LINEAR, source="Montavon et al. 2017; Montavon et al. 2019, appendix 10.A")
@@ -164,7 +174,9 @@ def w_square(R: Tensor, f: Call, *, bias: str = "ignore") -> Tensor:
     if not f.weighted:
         return flat(R, f)
     b = f.bias
-    return spread(R, f, [(torch.ones_like(f.a), f.linear(square))], None if b is None else b.square(), bias=bias)
+    return spread(
+        R, f, [(torch.ones_like(f.a), f.linear(square))], None if b is None else b.square(), sign=1, bias=bias
+    )
 
 
 @rule(*LINEAR, source="Montavon et al. 2017; Montavon et al. 2019, appendix 10.A")

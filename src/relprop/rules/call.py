@@ -8,6 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from ..adjoints import argument
 from ..errors import RuleError
 from ..ops import FUNCTIONS, Family, Op, lookup, name
 from ..samples import Batch
@@ -131,12 +132,15 @@ class Call:
 
     # the call as an affine map
 
-    def linear(self, transform: Callable[[Tensor], Tensor] | None = None, *, operand: int = 0) -> Linear:
+    def linear(
+        self, transform: Callable[[Tensor], Tensor] | None = None, *, operand: int = 0, beside: int | None = None
+    ) -> Linear:
         """The map of one live input without its bias; `transform` is applied to the weights.
 
         A `Transform` is computed once for all calls, any other function at each of them.
 
-        Fixed weights >= 0 are left as they are. Of a product of two live inputs, the other is held.
+        Fixed weights >= 0 are left as they are. Of a product of two live inputs, the other is held. `beside`: see
+        `Linear`.
         """
         index = self.live[operand]
         if not isinstance(index, int):
@@ -151,7 +155,7 @@ class Call:
             args[self.row.bias] = None
             if self.row.bias == 0:  # addmm: the bias comes first and cannot be left out
                 args[0] = args[index].new_zeros(())
-        return Linear(self.op, self.row, tuple(args), self.kwargs, index, self.half)
+        return Linear(self.op, self.row, tuple(args), self.kwargs, index, self.half, beside=beside)
 
     @property
     def fan_in(self) -> int:
@@ -159,6 +163,14 @@ class Call:
         assert self.weight is not None
         w: Tensor = self.args[self.weight]
         return w.numel() // max(1, int(self._y.shape[self.row.channel]))
+
+    @property
+    def features(self) -> int | None:
+        """The input's dimension all of which every output is connected with, from the end; None if none is known."""
+        grouped = argument(self.args, self.kwargs, 6, "groups", 1) != 1
+        if name(self.op) not in ("linear", "conv1d", "conv2d", "conv3d") or grouped:
+            return None
+        return 1 - int(self.args[1].dim())
 
     @property
     def half(self) -> torch.dtype | None:

@@ -25,11 +25,19 @@ def quotient(R: Tensor, d: Tensor) -> Tensor:
     return R / without_zeros(d)
 
 
-def without_zeros(d: Tensor, *, rectified: bool = False) -> Tensor:
-    """d with ∞ for 0; `rectified`: d is never negative."""
-    if rectified:
-        return F.threshold(d, 0.0, math.inf)
-    return torch.copysign(F.threshold(d.abs(), 0.0, math.inf), d)
+def without_zeros(d: Tensor, *, sign: int = 0, spare: bool = False) -> Tensor:
+    """d with ∞ for 0. `sign`: 1 for d >= 0, -1 for d <= 0; what rounding made of the other sign counts as 0.
+
+    `spare`: d is not needed any more.
+    """
+    if sign > 0:
+        return F.threshold(d, 0.0, math.inf, inplace=spare and owned(d))
+    size = d.abs() if not sign else d.neg_() if spare and owned(d) else -d
+    mine = owned(size)
+    size = F.threshold(size, 0.0, math.inf, inplace=mine)
+    if sign:
+        return size.neg_() if mine else -size
+    return size.copysign_(d) if mine else torch.copysign(size, d)
 
 
 def scale(z: Tensor, mode: str, batch: Batch = 0) -> Tensor:
@@ -59,17 +67,18 @@ class Denominator:
 
     e_k = ε · scale · sign(z_k), with the sign bit of z_k where that is 0, and `scale` 1 for `mode` "absolute".
     `of`: what to take the scale of instead of z, where z holds a constant that says nothing of scale.
-    `relative_to`: the scale itself, where it is known. `rectified`: z is never negative.
+    `relative_to`: the scale itself, where it is known. `sign`: 1 where z is never negative, -1 where it is never
+    positive. `spare`: z is not needed any more.
     """
 
     def __init__(
         self, z: Tensor, epsilon: float = 0.0, mode: str = "rms", batch: Batch = 0, *,
-        of: Tensor | None = None, relative_to: Tensor | None = None, rectified: bool = False,
+        of: Tensor | None = None, relative_to: Tensor | None = None, sign: int = 0, spare: bool = False,
     ) -> None:  # fmt: skip
         self._e: Tensor | None = None
-        self._sign, self._batch = None if rectified else z, batch
+        self._z, self._batch = None if sign > 0 or not epsilon else z, batch
         if not epsilon:
-            self.value = without_zeros(z, rectified=rectified)
+            self.value = without_zeros(z, sign=sign, spare=spare)
             return
         view, _ = by_sample(z, batch)
         if mode == "absolute":
@@ -77,8 +86,8 @@ class Denominator:
         else:
             e = epsilon * (scale(z if of is None else of, mode, batch) if relative_to is None else relative_to)
             # an rms vanishes where all of z does, and with it all of z + e
-            apart = without_zeros(e, rectified=True) if mode == "rms" and of is None else e
-        if rectified:
+            apart = without_zeros(e, sign=1) if mode == "rms" and of is None else e
+        if sign > 0:
             total = view + apart
         else:
             signed = torch.copysign(apart.expand(view.shape), view)
@@ -97,9 +106,9 @@ class Denominator:
         """What e took of the relevance R, given s = R / (z + e), and what was lost where that is 0; None: nothing."""
         taken = None
         if self._e is not None:
-            view, _ = by_sample(s if self._sign is None else self._sign, self._batch)
+            view, _ = by_sample(s if self._z is None else self._z, self._batch)
             e = self._e.expand(view.shape)
-            e = (e if self._sign is None else torch.copysign(e, view)).reshape(s.shape)
+            e = (e if self._z is None else torch.copysign(e, view)).reshape(s.shape)
             taken = s * e
         if concrete(self.value) and bool(self.value.abs().amax() < math.inf):
             return taken, None

@@ -53,6 +53,16 @@ square = Transform("square", torch.square)
 ones = Transform("ones", torch.ones_like)
 
 
+def _beside(w: Tensor, up: int) -> Tensor:
+    parts = w.clamp(min=0), w.clamp(max=0)
+    return torch.cat(parts if up else parts[::-1], 1)
+
+
+def beside(up: bool) -> Transform:
+    """w⁺ and w⁻ for inputs a⁺ and a⁻ beside each other; w⁻ and w⁺ unless `up`."""
+    return Transform("beside", _beside, (int(up),))
+
+
 def favoured(gamma: float) -> Transform:
     """w + γ w⁺."""
     return Transform("gamma", _favoured, (gamma,))
@@ -101,11 +111,14 @@ class Linear:
     """A linear map x -> W x and its transpose `T`: an op with one argument free, no bias, transformed weights.
 
     `half`: the precision the op computes in, where that is less than float32; results are float32 all the same.
+    `beside`: the dimension in which two parts of the input stand beside each other, whose relevance is added.
     """
 
     def __init__(
-        self, op: Any, row: Op, args: tuple[Any, ...], kwargs: dict[str, Any], index: int, half: torch.dtype | None
-    ) -> None:
+        self, op: Any, row: Op, args: tuple[Any, ...], kwargs: dict[str, Any], index: int, half: torch.dtype | None,
+        *, beside: int | None = None,
+    ) -> None:  # fmt: skip
+        self.beside = beside
         self.op, self.row, self.args, self.kwargs, self.index, self.half = op, row, args, kwargs, index, half
 
     def _with(self, x: Tensor) -> tuple[Any, ...]:
@@ -128,7 +141,8 @@ class Linear:
         """a ⊙ Wᵀ s."""
         c = self.T(s, like)
         fresh = self.row.weight is not None and owned(c) and c.shape == like.shape and c.dtype is s.dtype
-        return c.mul_(a) if fresh else a * c
+        out = c.mul_(a) if fresh else a * c
+        return out if self.beside is None else torch.add(*out.chunk(2, self.beside))
 
     def _transposed(self, s: Tensor, like: Tensor) -> Tensor:
         if self.row.adjoint is not None:

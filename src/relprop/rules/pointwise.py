@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..errors import RuleError
 from ..ops import Family, name
+from ..values import owned
 from .call import Call, in_rows
 from .denominator import quotient
 from .linear import pullback
@@ -14,6 +15,11 @@ from .registry import rule
 
 # Conversions of type: relevance is a real number either way, and is not rounded.
 CASTS = ("to", "_to_copy", "type_as")
+
+
+def rectify(z: Tensor) -> Tensor:
+    """max(0, z), in place of z, which nothing reads afterwards: no memory has to be fetched for it."""
+    return z.relu_() if owned(z) else z.relu()
 
 
 @rule(Family.ACTIVATION, source="Bach et al. 2015 (activations pass relevance); constant part: relprop")

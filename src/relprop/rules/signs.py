@@ -11,17 +11,18 @@ from torch import Tensor
 from ..errors import RuleError
 from ..ops import name
 from ..values import concrete
-from .affine import LINEAR, Pair, divided, spread, with_bias
+from .affine import LINEAR, Pair, added, divided, spread, with_bias
 from .call import Call, by_sample
 from .denominator import Denominator, scale
-from .linear import favoured, magnitude, negative, positive
+from .linear import beside, favoured, magnitude, negative, positive
 from .parameters import complete_alpha_beta
 from .registry import rule
 
 # A part smaller than this times |w| |a| is not got from z: the subtraction would leave too few digits.
 CANCELLED = 2.0**-10
-# With fewer inputs than that, some neuron has all its contributions of one sign, or nearly so.
-NARROW = 64
+# With fewer inputs than that, some neuron has all its contributions of one sign, or nearly so. One part alone is also
+# cheap to compute by itself.
+NARROW, NARROW_ALONE = 16, 64
 
 
 def check_sign(f: Call) -> None:
@@ -136,8 +137,9 @@ def by_sign(R: Tensor, f: Call, to_positive: float, to_negative: float, bias: st
             known = None if f.saved is None else f.saved[i]
             held = None if b is None else part(b)
             z = known if known is None or held is None else known + held
-            sent = spread(share * R, f, _pairs(f, i == 0), held, z=z, bias=bias)
-            total = sent if total is None else total + sent
+            pairs, sign = _pairs(f, i == 0), 1 - 2 * i
+            sent = spread(R, f, pairs, held, z=z, sign=sign, share=share, bias=bias)
+            total = sent if total is None else added(total, sent)
     return torch.zeros_like(f.a) if total is None else total
 
 
@@ -148,6 +150,9 @@ def _pairs(f: Call, up: bool) -> list[Pair]:
         return [(same(f.a), f.linear())]
     if f.nonneg:
         return [(f.a, f.linear(same))]
+    if f.features is not None:  # both at once
+        a = torch.cat([positive(f.a), negative(f.a)], f.features)
+        return [(a, f.linear(beside(up), beside=f.features))]
     return [(positive(f.a), f.linear(same)), (negative(f.a), f.linear(other))]
 
 
@@ -158,7 +163,7 @@ def _by_magnitude(
 
     None where a part that takes relevance is so small that it would drown in the rounding of z and v.
     """
-    if f.half is not None or f.z is None or not f.choice or f.fan_in < NARROW:
+    if f.half is not None or f.z is None or not f.choice or f.fan_in < (NARROW if to_negative else NARROW_ALONE):
         return None
     w, m, size = f.linear(), f.linear(magnitude), f.a.abs()
     z = f.z if f.bias is None else f.z - f.bias
