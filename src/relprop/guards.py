@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .captured import InputSpec
 from .errors import CaptureError, InputError, NonFiniteError
+from .values import finite
 
 
 def check_model(model: Any) -> None:
@@ -25,7 +26,7 @@ def check_inputs(tensors: list[Tensor], spec: InputSpec) -> None:
             raise InputError(f"{name} has the layout {t.layout}; pass {name}.to_dense()")
         if t.dim() == 0 or t.shape[0] == 0:
             raise InputError(f"{name} has shape {tuple(t.shape)}: the first dimension counts samples, at least one")
-        if t.is_floating_point() and not bool(torch.isfinite(t).all()):
+        if t.is_floating_point() and not finite(t):
             bad = int((~torch.isfinite(t)).sum())
             raise NonFiniteError(f"{name} holds {bad} NaN or infinite values; clean or mask the input first")
 

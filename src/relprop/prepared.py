@@ -28,6 +28,7 @@ from .ready import ready
 from .report import RuleTable
 from .samples import Batch
 from .targets import Target, initial
+from .values import finite
 
 
 @final
@@ -204,7 +205,7 @@ class Prepared:
         """One run of forward and way back, in which each value is let go after its last use."""
         output, score, resolved, relevance, recorded, _ = program.whole(*tensors, target)
         self._check_output(output, tensors)
-        if not all(bool(torch.isfinite(r).all()) for r in relevance):
+        if not all(map(finite, relevance)):
             _, explained, saved = program.forward(*tensors)
             self._check_output(explained, tensors)
             raise NonFiniteError(self._blame(program, initial(explained, target)[0], saved))
@@ -212,10 +213,10 @@ class Prepared:
         return Explanation(self._tree(list(relevance)), output, score, resolved, None, named)
 
     def _check_output(self, output: Tensor, tensors: list[Tensor]) -> None:
-        if bool(torch.isfinite(output).all()):
+        if finite(output):
             return
         portions = self.captured.portions(tensors)
-        bad = next((p for p in portions if not torch.isfinite(self.captured.module(*p)[0]).all()), portions[0])
+        bad = next((p for p in portions if not finite(self.captured.module(*p)[0])), portions[0])
         raise NonFiniteError(
             "the model's output is not finite for these inputs; it first goes wrong at "
             + first_non_finite(self.captured.module, bad)
@@ -236,7 +237,7 @@ class Prepared:
         starts = list(torch.split(R, 1)) if single else [R]
         parts = [_compiled(program.run_backward, start, *kept) for start, kept in zip(starts, saved, strict=True)]
         for part, start, kept in zip(parts, starts, saved, strict=True):
-            if not all(bool(torch.isfinite(r).all()) for r in part[0]):
+            if not all(map(finite, part[0])):
                 raise NonFiniteError(self._blame(program, start, kept))
         if not single:
             return list(parts[0][0]), *parts[0][1:]
@@ -288,7 +289,7 @@ class Prepared:
         class Search(fx.Interpreter):
             def run_node(self, n: fx.Node) -> Any:
                 out = super().run_node(n)
-                if isinstance(out, Tensor) and n.name.startswith("R_") and not torch.isfinite(out).all() and not guilty:
+                if isinstance(out, Tensor) and n.name.startswith("R_") and not finite(out) and not guilty:
                     call = next((x for x in n.all_input_nodes if x.name.startswith("f_")), None)
                     guilty.append(call.name[2:] if call is not None else n.name[2:])
                 return out

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import TargetError
-from .values import concrete, tolerance
+from .values import concrete, finite, tolerance
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _relevance(output: Tensor, R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             f"target has shape {tuple(R.shape)}, the output {tuple(output.shape)}; an initial relevance has the "
             "output's shape (for class indices use a LongTensor)"
         )
-    if concrete(R) and not bool(torch.isfinite(R).all()):
+    if concrete(R) and not finite(R):
         raise TargetError("target, the initial relevance, holds NaN or infinity")
     R = R.to(output)
     return R, R.flatten(1).sum(1) if R.dim() > 1 else R, R
@@ -192,7 +192,7 @@ def _callable(output: Tensor, target: Callable[[Tensor], Tensor]) -> tuple[Tenso
             )
         if not score.requires_grad:
             raise TargetError("the target callable's score does not depend on the output (no arg-max or detach inside)")
-        if not bool(torch.isfinite(score).all()):
+        if not finite(score):
             raise TargetError("the target callable's score is NaN or infinite (it gets logits, not probabilities)")
         (slope,) = torch.autograd.grad(score.sum(), z)
     return output * slope, score.detach(), target

@@ -24,6 +24,11 @@ def owned(t: Tensor) -> bool:
     return concrete(t) and not torch.is_grad_enabled() and forward_ad._current_level < 0
 
 
+def finite(t: Tensor) -> bool:
+    """Whether no value is NaN or infinite: told by the sum, in one pass, unless that is too large itself."""
+    return math.isfinite(t.detach().sum()) or bool(torch.isfinite(t).all())
+
+
 def tolerance(dtype: torch.dtype) -> float:
     """Relative difference allowed between two ways to compute one function: the square root of the precision."""
     return math.sqrt(torch.finfo(dtype).eps)

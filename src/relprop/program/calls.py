@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ class Calls:
         self.silence = Silence(reading, self.readers)
         self._scales: dict[fx.Node, fx.Node] = {}
         self._constants: dict[str, fx.Node] = {}
-        self._tried: dict[fx.Node, rules.Call | None] = captured.module.meta.setdefault("relprop_tried", {})
+        self._tried: dict[Any, rules.Call | None] = captured.module.meta.setdefault("relprop_tried", {})
 
     def live(self, a: Assigned) -> dict[Any, fx.Node]:
         """Operands of a node that get relevance, by position: for a gated product the signal alone."""
@@ -225,29 +226,43 @@ class Calls:
     def _try(self, a: Assigned) -> rules.Call | None:
         """The call after its rule ran on empty tensors of the same shapes: what it asked for.
 
-        None where it cannot run so; then nothing is prepared, and everything is computed when it is needed.
+        None where it cannot run so; then nothing is prepared, and everything is computed when it is needed. Calls that
+        differ in nothing but their values are tried once.
         """
-        if a.node not in self._tried:
-            self._tried[a.node] = self._tried_now(a)
-        return self._tried[a.node]
-
-    def _tried_now(self, a: Assigned) -> rules.Call | None:
         if self.reading.family(a.node) not in SUMS:
             return None
         known = {k: v for k, v in self._known(a).items() if not isinstance(v, fx.Node)}
         target, args, own = self._op(a.node)
-        empty: Callable[[fx.Node], Any] = lambda n: _empty(value(n))  # noqa: E731
-        try:
-            call = rules.Call(
-                target, fx.map_arg(args, empty), empty(a.node), fx.map_arg(own, empty), ledger=True, **known
-            )
-            R = torch.empty_like(call._y, dtype=torch.promote_types(call._y.dtype, torch.float32))
-            a.rule.function(R, call, **a.parameters)
-        except Exception:  # a rule may look at values, or be anyone's
-            return None
-        return call
+        shapes: Callable[[fx.Node], Any] = lambda n: _Empty.of(value(n))  # noqa: E731
+        given = fx.map_arg((args, own, a.node), shapes)
+        chosen = [(k, id(v) if isinstance(v, Tensor) else v) for k, v in a.parameters.items()]
+        key = repr((str(target), given, known, a.rule.name, id(a.rule.function), chosen))
+        if key not in self._tried:
+            self._tried[key] = _tried(a, target, *given, known)
+        return self._tried[key]
 
 
-def _empty(v: Any) -> Any:
-    """A tensor without values, of the sizes at capture."""
-    return torch.empty([hint(n) for n in v.shape], dtype=v.dtype, device="meta") if isinstance(v, Tensor) else v
+@dataclass(frozen=True)
+class _Empty:
+    """A tensor's type and sizes at capture."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @staticmethod
+    def of(v: Any) -> Any:
+        return _Empty(tuple(map(hint, v.shape)), v.dtype) if isinstance(v, Tensor) else v
+
+
+def _tried(a: Assigned, target: Any, args: Any, own: Any, y: Any, known: dict[str, Any]) -> rules.Call | None:
+    def empty(v: Any) -> Any:
+        return torch.empty(v.shape, dtype=v.dtype, device="meta") if isinstance(v, _Empty) else v
+
+    args, own, y = torch.utils._pytree.tree_map(empty, (args, own, y))
+    try:
+        call = rules.Call(target, args, y, own, ledger=True, **known)
+        R = torch.empty_like(y, dtype=torch.promote_types(y.dtype, torch.float32))
+        a.rule.function(R, call, **a.parameters)
+    except Exception:  # a rule may look at values, or be anyone's
+        return None
+    return call

