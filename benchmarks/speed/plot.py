@@ -59,5 +59,5 @@ def _panel(ax: Any, rows: list[Row]) -> None:
 
 def _label(recipe: str, variant: str) -> str:
     """In lines short enough to stand beside each other."""
-    head, _, tail = recipe.partition("_") if len(recipe) > 10 else (recipe, "", "")
-    return "\n".join(filter(None, (head, tail, variant)))
+    words = recipe.split("_") if len(recipe) > 10 else [recipe]
+    return "\n".join(filter(None, (*words, variant)))
