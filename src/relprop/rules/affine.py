@@ -14,7 +14,7 @@ from ..ops import Family, name
 from ..values import concrete, owned
 from .call import Call
 from .denominator import Denominator, quotient, without_zeros
-from .linear import Linear, negative, ones, positive, raised, square
+from .linear import Linear, beside, negative, ones, positive, raised, square
 from .registry import rule
 
 # max-pooling may be treated as sum-pooling (Montavon et al. 2019, section 10.3.2)
@@ -54,6 +54,14 @@ def spread(
     s = divided(R if share == 1 else share * R, f, d)
     like = pairs[0][0]
     return with_bias(added(*(w.times(a, s, like) for a, w in pairs)), f, s, b, bias)
+
+
+def of_both_signs(f: Call, p: Tensor, n: Tensor, *, up: bool) -> list[Pair]:
+    """Inputs p for w⁺ and n for w⁻ (unless `up` for w⁻ and w⁺): beside each other in one map where that is possible."""
+    if f.features is None:
+        same, other = (positive, negative) if up else (negative, positive)
+        return [(p, f.linear(same)), (n, f.linear(other))]
+    return [(torch.cat([p, n], f.features), f.linear(beside(up), beside=f.features))]
 
 
 def added(first: Tensor, *more: Tensor) -> Tensor:
@@ -197,7 +205,7 @@ def z_box(R: Tensor, f: Call, *, low: float | Tensor, high: float | Tensor) -> T
     if not f.weighted:  # fixed weights >= 0
         return spread(R, f, [(f.a - lo, f.linear())], None)
     # summed so, no two terms of a denominator cancel: (x_i − l_i) w_ij⁺ >= 0 and (x_i − h_i) w_ij⁻ >= 0
-    return spread(R, f, [(f.a - lo, f.linear(positive)), (f.a - hi, f.linear(negative))], None)
+    return spread(R, f, of_both_signs(f, f.a - lo, f.a - hi, up=True), None)
 
 
 def check_box(x: Tensor, low: Tensor, high: Tensor) -> None:

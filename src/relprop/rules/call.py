@@ -8,7 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from ..adjoints import argument
+from ..adjoints import argument, avg_pool2d
 from ..errors import RuleError
 from ..ops import FUNCTIONS, Family, Op, lookup, name
 from ..samples import Batch
@@ -194,6 +194,11 @@ class Call:
             dims = self.args[1:2] or (list(range(1, self.a.dim())),)
             return Linear(torch.sum, Op(Family.AVERAGE), (self.a, *dims, *self.args[2:3]), {}, 0, None)
         windows = Windows(short, self.args, self.kwargs, self.a, self._y)
+        if short == "max_pool2d" and not windows.dilated:  # an average that is divided by 1
+            average = torch.ops.aten.avg_pool2d.default
+            kernel, stride, padding, _, ceil_mode = windows.geometry
+            args = (self.a, kernel, stride, padding, ceil_mode, True, 1)
+            return Linear(average, Op(Family.AVERAGE, adjoint=avg_pool2d), args, {}, 0, None)
 
         def total(x: Tensor) -> Tensor:
             return windows.total(windows.pad(x, 0.0))

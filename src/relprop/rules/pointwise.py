@@ -15,11 +15,13 @@ from .registry import rule
 
 # Conversions of type: relevance is a real number either way, and is not rounded.
 CASTS = ("to", "_to_copy", "type_as")
+# Values that take longer to write than it takes to ask whether they may be written to.
+LARGE = 1 << 14
 
 
 def rectify(z: Tensor) -> Tensor:
-    """max(0, z), in place of z, which nothing reads afterwards: no memory has to be fetched for it."""
-    return z.relu_() if owned(z) else z.relu()
+    """max(0, z); where z is large in place of it, which nothing reads afterwards: no memory has to be fetched."""
+    return z.relu_() if z.numel() > LARGE and owned(z) else z.relu()
 
 
 @rule(Family.ACTIVATION, source="Bach et al. 2015 (activations pass relevance); constant part: relprop")

@@ -11,10 +11,10 @@ from torch import Tensor
 from ..errors import RuleError
 from ..ops import name
 from ..values import concrete
-from .affine import LINEAR, Pair, added, divided, spread, with_bias
+from .affine import LINEAR, Pair, added, divided, of_both_signs, spread, with_bias
 from .call import Call, by_sample
 from .denominator import Denominator, scale
-from .linear import beside, favoured, magnitude, negative, positive
+from .linear import favoured, magnitude, negative, positive
 from .parameters import complete_alpha_beta
 from .registry import rule
 
@@ -145,15 +145,12 @@ def by_sign(R: Tensor, f: Call, to_positive: float, to_negative: float, bias: st
 
 def _pairs(f: Call, up: bool) -> list[Pair]:
     """Pairs (â, ŵ) whose products are the positive or the negative parts of a_j w_jk."""
-    same, other = (positive, negative) if up else (negative, positive)
+    same = positive if up else negative
     if not f.weighted:  # fixed weights >= 0: the sign is the input's
         return [(same(f.a), f.linear())]
     if f.nonneg:
         return [(f.a, f.linear(same))]
-    if f.features is not None:  # both at once
-        a = torch.cat([positive(f.a), negative(f.a)], f.features)
-        return [(a, f.linear(beside(up), beside=f.features))]
-    return [(positive(f.a), f.linear(same)), (negative(f.a), f.linear(other))]
+    return of_both_signs(f, positive(f.a), negative(f.a), up=up)
 
 
 def _by_magnitude(

@@ -29,6 +29,7 @@ class Windows:
         self.parts: list[tuple[Index, Index]] = []
         self.kernel: list[int] = []
         self.geometry: list[Any] = []  # kernel, stride, padding, dilation and ceil mode
+        self.dilated = False
         self.tile = False  # whether the windows lie side by side and leave nothing out
         if op == "adaptive_max_pool":
             self._adaptive(len(args[1]))
@@ -54,8 +55,9 @@ class Windows:
         reach = [(o - 1) * s + d * (k - 1) + 1 for o, s, d, k in zip(out, stride, dilation, kernel, strict=True)]
         self.kernel = kernel
         self.geometry = [kernel, stride, padding, dilation, argument(given, kwargs, 5, "ceil_mode", False)]
+        self.dilated = set(dilation) != {1}
         whole = all(n == o * k for n, o, k in zip(size, out, kernel, strict=True))
-        self.tile = whole and kernel == stride and set(dilation) == {1} and not any(padding)
+        self.tile = whole and kernel == stride and not self.dilated and not any(padding)
         for n, p, r in reversed(list(zip(size, padding, reach, strict=True))):
             self.pads += [p, max(0, r - n - p)]
         for place in product(*map(range, kernel)):
