@@ -108,7 +108,7 @@ def test_a_value_that_is_not_finite_stays_so() -> None:
     assert won(a, torch.ones_like(y), GEOMETRIES[0])[1].isfinite().all()
 
 
-@pytest.mark.parametrize("way", [{}, {"checkpoint": True}, {"max_batch": 2}])
+@pytest.mark.parametrize("way", [{}, {"checkpoint": True}, {"max_batch": 2}, {"compile": True}])
 def test_ties_in_a_network_share_however_it_is_run(way: dict[str, Any]) -> None:
     """A black border with a positive bias gives equal maxima that receive relevance."""
     torch.manual_seed(0)

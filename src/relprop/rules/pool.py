@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,8 +28,10 @@ def located(f: Call) -> tuple[Tensor, Tensor | None]:
 
 
 def _cheap(a: Tensor) -> bool:
-    """Whether places are worth keeping: values may be looked at, at no price, and a sum in any order is the same."""
-    return a.device.type == "cpu" and owned(a)
+    """Whether places are worth keeping: values may be looked at, at no price, and nothing differentiates or maps it."""
+    if a.device.type != "cpu":
+        return False
+    return owned(a) or (torch.compiler.is_dynamo_compiling() and not torch.is_grad_enabled())
 
 
 @rule(
@@ -40,8 +44,9 @@ def winner(R: Tensor, f: Call) -> Tensor:
     """
     if name(f.op) in ("amax", "max"):
         return pullback(f.at, f.a)(R)[0]  # the derivative of these shares ties equally
-    if f.saved is not None and _cheap(f.a) and owned(R):
-        return _by_parts(R, f)
+    if f.saved is not None and _cheap(f.a) and _cheap(R):
+        by_parts = _compiled if torch.compiler.is_dynamo_compiling() else _by_parts
+        return by_parts(R, f.a, f.y, f.saved, *_windows(f, f.a, f.y).geometry)
     return _shared(R, f.a, f.y, _windows(f, f.a, f.y))
 
 
@@ -66,21 +71,35 @@ def _equal(a: Tensor, most: Tensor) -> Tensor:
     return torch.threshold_(d, least, -1.0).add_(1.0) if owned(d) else F.threshold(d, least, -1.0) + 1.0
 
 
-def _by_parts(R: Tensor, f: Call) -> Tensor:
+def _by_parts(
+    R: Tensor, a: Tensor, y: Tensor, places: Tensor,
+    kernel: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool,
+) -> Tensor:  # fmt: skip
     """Some planes at a time: to the place of each maximum, unless one that receives relevance has equals."""
-    a, y, R, places = (t.reshape(-1, *t.shape[-2:]) for t in (f.a, f.y, R, f.saved))
-    out = torch.empty_like(a, dtype=R.dtype)
+    geometry = kernel, stride, padding, dilation, ceil_mode
+    shape = a.shape
+    a, y, R, places = (t.reshape(-1, *t.shape[-2:]) for t in (a, y, R, places))
+    out = torch.empty_like(a, dtype=R.dtype, memory_format=torch.contiguous_format)
     backward = torch.ops.aten.max_pool2d_with_indices_backward.grad_input
-    step = max(1, PART // max(1, a.shape[-1] * a.shape[-2]))
+    step = max(1, PART // max(1, shape[-1] * shape[-2]))
     for i in range(0, len(a), step):
         few = slice(i, i + step)
         s, x, most = R[few], a[few], y[few]
-        windows = _windows(f, x, most)
+        windows = Windows("max_pool2d", (x, *geometry), {}, x, most)
         if _alone(s, x, most, windows):
-            backward(s, x.to(s.dtype), *windows.geometry, places[few], grad_input=out[few])
+            backward(s, x.to(s.dtype), *geometry, places[few], grad_input=out[few])
         else:
             out[few] = _shared(s, x, most, windows)
-    return out.reshape(f.a.shape)
+    return out.reshape(shape)
+
+
+# One op of a compiled graph, which could not look at values itself.
+_compiled = torch.library.custom_op("relprop::won", _by_parts, mutates_args=())
+
+
+@_compiled.register_fake
+def _(R: Tensor, a: Tensor, *_: Any) -> Tensor:
+    return torch.empty(a.shape, dtype=R.dtype, device=a.device)
 
 
 def _alone(R: Tensor, a: Tensor, y: Tensor, windows: Windows) -> bool:
