@@ -21,8 +21,8 @@ FILES = sorted(SRC.rglob("*.py"))
 # folder with all its files) imports only units of earlier lines.
 LEVELS = (
     {"errors", "values", "version"},  # 0
-    {"targets", "show", "zoo", "evaluate", "neon"},  # leaves, beside the levels: errors only
-    {"adjoints", "recurrence"},  # 1
+    {"targets", "show", "zoo", "evaluate", "forecast", "spectral"},  # leaves, beside the levels: errors only
+    {"adjoints", "pooling", "recurrence"},  # 1
     {"ops"},
     {"gates", "samples"},
     {"graph", "rules"},  # 2
@@ -32,12 +32,12 @@ LEVELS = (
     {"canonize", "composites"},
     {"ready"},
     {"program"},  # 4
-    {"explanation", "report", "pieces", "memory"},  # 5
+    {"explanation", "report", "pieces", "memory", "neon"},  # 5
     {"chunks"},
     {"execution"},
     {"prepared"},
     {"api"},
-    {"testing", "language", "profiling"},
+    {"testing", "theory", "language", "profiling"},
     {"bilrp", "integrations", "jobs"},  # 6
     {"reproduce", "coverage"},
     {"_loading", "_tables"},  # 7, private to the command

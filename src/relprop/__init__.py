@@ -7,8 +7,9 @@
 True
 """
 
-from . import composites, errors, evaluate, rules, targets
+from . import composites, errors, evaluate, forecast, neon, rules, spectral, targets, theory
 from .api import Explainer, examine, explain
+from .bilrp import JointRelevance, PairExplainer, bilrp, product_neuron
 from .composites import Composite
 from .explanation import Explanation
 from .language import TextExplanation, explain_text
@@ -18,7 +19,7 @@ from .report import Report, RuleTable
 from .version import __version__
 
 __all__ = [
-    "Composite", "Explainer", "Explanation", "Ledger", "Profile", "Report", "RuleTable", "TextExplanation",
-    "__version__", "composites", "errors", "evaluate", "examine", "explain", "explain_text", "profile", "rules",
-    "targets",
+    "Composite", "Explainer", "Explanation", "JointRelevance", "Ledger", "PairExplainer", "Profile", "Report",
+    "RuleTable", "TextExplanation", "__version__", "bilrp", "composites", "errors", "evaluate", "examine", "explain",
+    "explain_text", "forecast", "neon", "product_neuron", "profile", "rules", "spectral", "targets", "theory",
 ]  # fmt: skip

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from . import zoo
-from .errors import InputError, WeightsError
+from .errors import InputError, TargetError, WeightsError
 from .reproduce.images import decoded
 from .zoo import cifar10
 
@@ -174,11 +174,27 @@ def imported(file: Path, function: str) -> Callable[[], Any]:
 
 @dataclass(frozen=True)
 class Reader:
-    """A Hugging Face model in eval mode with its tokenizer."""
+    """A model that takes tokens, in eval mode, with its tokenizer; `classes` is empty where nobody names them."""
 
     name: str
     model: nn.Module
     tokenizer: Any
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of a classifier's outputs."""
+        named = getattr(getattr(self.model, "config", None), "id2label", None) or {}
+        return [str(named[k]) for k in sorted(named)]
+
+    def true_class(self, given: str | None) -> str | None:
+        """The class that `--true` names, or whose index it gives. Raises `TargetError`."""
+        if given is None:
+            return None
+        known = self.classes
+        hits = [name for i, name in enumerate(known) if given in (str(i), name) or given.lower() == name.lower()]
+        if len(hits) != 1:
+            raise TargetError(f"--true {given}: give one of {', '.join(known) or 'no class: this model has none'}")
+        return hits[0]
 
 
 # What the end of an architecture's name says of its task, and the class of transformers that loads it.
@@ -191,14 +207,21 @@ TASKS = {
 }
 
 
-def load_reader(spec: str, dtype: str = "float32") -> Reader:
-    """The language model and tokenizer of `--model hf:PATH`: a folder, or a name on the hub, as transformers loads it.
+def load_reader(spec: str, dtype: str = "float32", weights: Path | None = None) -> Reader:
+    """The model and tokenizer of `--model`: reviews, reviews:KIND, or hf:PATH, a folder or a name on the hub.
 
-    Raises `InputError`.
+    `weights`: a folder with another review classifier. Raises `InputError`, `WeightsError`.
     """
     source, _, path = spec.partition(":")
+    if source == "reviews":
+        made = zoo.reviews(path or "dense", weights)
+        return Reader(spec, made.model.to(getattr(torch, dtype)), made.tokenizer)
     if source != "hf" or not path:
-        raise InputError(f"--model {spec}: give hf:FOLDER, or hf:NAME of a model on the Hugging Face hub")
+        raise InputError(
+            f"--model {spec}: give reviews, reviews:lstm, hf:FOLDER, or hf:NAME of a model on the Hugging Face hub"
+        )
+    if weights is not None:
+        raise WeightsError(f"--weights {weights}: a folder of a review classifier, for --model reviews or reviews:lstm")
     try:
         import transformers
     except ImportError as error:

@@ -42,18 +42,58 @@ def ledger(label: str, names: Sequence[str], explained: Sequence[str], accounts:
     return table
 
 
-def passages(shown: Sequence[show.Passage]) -> Iterator[Text]:
-    """Each text in the colours of its relevance, under what was asked of it and above its sums."""
-    limit = show.limit_of(shown)
-    for passage in shown:
-        yield Text(passage.title, style="bold")
-        line = Text()
-        for piece in passage.pieces:
-            paper, ink = show.colours(piece.relevance, limit)
-            line.append(piece.before)
-            line.append(piece.text, style=f"{ink} on {paper}{' italic' if piece.special else ''}")
-        yield line
-        yield Text(f"{passage.sums()}\n")
+def passage(shown: show.Passage, limit: float) -> Iterator[Text]:
+    """A text in the colours of its relevance, under what was asked of it and above its sums."""
+    yield Text(shown.title, style="bold")
+    line = Text()
+    for piece in shown.pieces:
+        paper, ink = show.colours(piece.relevance, limit)
+        line.append(piece.before)
+        line.append(piece.text, style=f"{ink} on {paper}{' italic' if piece.special else ''}")
+    yield line
+    yield Text(shown.sums())
+
+
+def beginning(text: str, most: int = 40) -> str:
+    """The first letters of a text, to name it in a table."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def decision(outputs: Tensor, classes: Sequence[str], true: str | None) -> Text:
+    """The predicted class of a text with its probability, and the true one where it is known; outputs: (C,), C > 1."""
+    k = int(outputs.argmax())
+    share = float(probabilities(outputs[None].float())[0, k])
+    line = Text(f"predicted class: {class_name(k, classes)} ({share:.1%})")
+    return line if true is None else line.append(f"   true class: {true}")
+
+
+def contributions(words: Sequence[tuple[str, float]], top: int) -> Table:
+    """The words that speak most for, and most against, what was asked; Dull and dull are one word, summed."""
+    sums: dict[str, float] = {}
+    forms: dict[str, list[str]] = {}
+    for word, relevance in words:
+        key = word.lower()
+        sums[key] = sums.get(key, 0.0) + relevance
+        forms.setdefault(key, []).append(word)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for sign in ("positive", "negative"):
+        table.add_column(f"top {top} {sign}", overflow="fold")
+        table.add_column("value", justify="right")
+    order = sorted(sums, key=lambda w: -sums[w])
+    positive = [w for w in order if sums[w] > 0][:top]
+    negative = [w for w in reversed(order) if sums[w] < 0][:top]
+
+    def cells(side: Sequence[str], row: int) -> tuple[str, str]:
+        if row >= len(side):
+            return "", ""
+        seen = forms[side[row]]
+        name = seen[0] if len(set(seen)) == 1 else side[row]
+        return escape(f"{name} × {len(seen)}" if len(seen) > 1 else name), f"{sums[side[row]]:.4g}"
+
+    for row in range(max(len(positive), len(negative))):
+        table.add_row(*cells(positive, row), *cells(negative, row))
+    return table
 
 
 def recipes() -> Table:

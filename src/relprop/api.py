@@ -9,7 +9,7 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, fx, nn
 
-from . import chunks, composites
+from . import chunks, composites, neon
 from .capture import undisturbed
 from .captured import Inputs
 from .chunks import MaxBatch
@@ -29,6 +29,9 @@ from .targets import Target
 class Explainer:
     """A model captured and its relevance program emitted once, to be called on many inputs.
 
+    `model`: an nn.Module, or a fitted scikit-learn estimator (`relprop.neon`) as it is now: fitted again, it needs a
+    new Explainer.
+
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
     >>> explainer = Explainer(model, torch.randn(2, 4), composite="epsilon")
     >>> explainer(torch.randn(5, 4), target=1).relevance.shape
@@ -47,8 +50,8 @@ class Explainer:
 
     def __init__(
         self,
-        model: nn.Module,
-        example_inputs: Inputs,
+        model: Any,
+        example_inputs: Any,
         composite: str | Composite = "auto",
         *,
         compile: bool = False,
@@ -57,8 +60,8 @@ class Explainer:
         max_batch: MaxBatch = None,
         **rule_options: Any,
     ) -> None:
-        check_model(model)
-        self.model, self.composite = model, _composite(composite, rule_options)
+        network, example_inputs = _network(model, example_inputs)
+        self.model, self.composite = network, _composite(composite, rule_options)
         self.execution = Execution(compile, checkpoint, precision, max_batch)
         self._lock = threading.Lock()
         self._states: dict[int | None, Prepared] = {}
@@ -66,9 +69,10 @@ class Explainer:
         state.program(False, ())
 
     def __call__(
-        self, inputs: Inputs, target: Target = None, *, ledger: bool = False, record: tuple[str, ...] | list[str] = ()
+        self, inputs: Any, target: Any = None, *, ledger: bool = False, record: tuple[str, ...] | list[str] = ()
     ) -> Explanation:
         """Explain the outputs for `inputs`; see `relprop.explain` for the arguments."""
+        inputs, target = neon.as_inputs(self.model, inputs), neon.as_target(self.model, target)
         names = (record,) if isinstance(record, str) else tuple(record)
         most = self.execution.max_batch
         if most is None:
@@ -132,9 +136,9 @@ class Explainer:
 
 
 def explain(
-    model: nn.Module,
-    inputs: Inputs,
-    target: Target = None,
+    model: Any,
+    inputs: Any,
+    target: Any = None,
     composite: str | Composite = "auto",
     *,
     ledger: bool = False,
@@ -152,7 +156,9 @@ def explain(
     >>> e.relevance.shape, e.ledger.closes()
     (torch.Size([2, 4]), True)
 
-    `inputs`: a tensor (batch, ...), a tuple of positional or a dict of keyword arguments of `forward`. `target`:
+    `model`: an nn.Module, or a fitted scikit-learn estimator, which is made a network first (`relprop.neon`); for it,
+    `inputs` may be an array or a table, and relevance is in float64. `inputs` of a module: a tensor (batch, ...), a
+    tuple of positional or a dict of keyword arguments of `forward`. `target`:
     None (arg-max of each sample), a class index, a LongTensor with one index a sample, a callable from the output
     to one score a sample, or a floating point tensor like the output (initial relevance); a list of targets gives
     the relevance of each in a leading dimension, for one forward pass. `composite`: a recipe's name
@@ -169,7 +175,7 @@ def explain(
     return explainer(inputs, target, ledger=ledger, record=record)
 
 
-def examine(model: nn.Module, inputs: Inputs, composite: str | Composite = "auto", **rule_options: Any) -> Report:
+def examine(model: Any, inputs: Any, composite: str | Composite = "auto", **rule_options: Any) -> Report:
     """What relprop would do with a model, before anything runs backward; never raises for a missing rule.
 
     >>> print(examine(torch.nn.Linear(2, 2), torch.zeros(1, 2)).ready)
@@ -177,8 +183,8 @@ def examine(model: nn.Module, inputs: Inputs, composite: str | Composite = "auto
     """
     name = type(model).__name__
     try:
-        check_model(model)
-        state = Prepared(model, inputs, _composite(composite, rule_options), Execution(), strict=False)
+        network, inputs = _network(model, inputs)
+        state = Prepared(network, inputs, _composite(composite, rule_options), Execution(), strict=False)
     except CompositeError:
         raise
     except RelpropError as e:
@@ -191,6 +197,13 @@ def examine(model: nn.Module, inputs: Inputs, composite: str | Composite = "auto
     missing += state.interleaved()
     unmatched = state.assignment.idle(state.reading)
     return Report(name, "", missing, unmatched, state.table(), counts)
+
+
+def _network(model: Any, inputs: Any) -> tuple[nn.Module, Any]:
+    """What is explained, and the inputs it takes: an estimator as a network, and its table as a tensor."""
+    network = neon.neuralize(model) if neon.is_estimator(model) else model
+    check_model(network)
+    return network, neon.as_inputs(network, inputs)
 
 
 def _composite(composite: str | Composite, options: dict[str, Any]) -> Composite:

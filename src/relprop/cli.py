@@ -1,7 +1,8 @@
 """The command `relprop`: why did a network take this photo for that?
 
 relprop explain cat.jpg --model torchvision:resnet18 --composite epsilon_plus -o heat.png
-relprop text "The movie was not bad" --model hf:FOLDER -o why.html
+relprop text "The movie was not bad" -o why.html
+relprop text "The Colosseum is in" --model hf:FOLDER --target " Rome"
 relprop examine --model net.py:build
 relprop composites
 relprop rules
@@ -37,6 +38,7 @@ from .composites.presets import CHOICES
 from .errors import CompositeError, InputError, RelpropError, TargetError
 from .explanation import Explanation
 from .language import explain_text
+from .targets import Target, parse, words
 
 out = Console()
 err = Console(stderr=True)
@@ -96,7 +98,12 @@ def explain(
     weights: Weights = None,
     random_weights: Random = False,
     target: Annotated[
-        str | None, typer.Option("--target", help="Class to explain, index or name; by default the predicted one.")
+        str | None,
+        typer.Option(
+            "--target",
+            help="Class (index or name), by default the predicted one; odds:CLASS (against all others), "
+            "margin:CLASS,RIVAL (by default the strongest rival) or probability:CLASS.",
+        ),
     ] = None,
     composite: Composites = None,
     option: Options = None,
@@ -126,13 +133,13 @@ def explain(
             raise CompositeError("--code writes one program; give one --composite")
     images = [_loading.open_photo(path) for path in paths]
     subject = Subject(load(model, weights, random_weights), images, photo_names(paths))
-    explanations = subject.explanations(choices, subject.index_of(target), code, max_batch)
+    explanations = subject.explanations(choices, subject.asked(target), code, max_batch)
     first = next(iter(explanations.values()))
     if first.output.ndim == 2:
         out.print(_tables.predictions(subject.names, first.output, subject.loaded.classes, top))
-    classes = [subject.class_name(k) for k in subject.explained(first)]
+    asked = [said for _, said in subject.explained(first)]
     for label, explanation in explanations.items():
-        out.print(_tables.ledger(label, subject.names, classes, explanation.ledger))
+        out.print(_tables.ledger(label, subject.names, asked, explanation.ledger))
     figure = show.figure(
         subject.rows(explanations), scale=scale, percentile=percentile, palette=palette, over_photo=overlay
     )
@@ -145,7 +152,17 @@ def explain(
 @app.command()
 def text(
     texts: Annotated[list[str], typer.Argument(metavar="TEXT", help="A text; several are explained together.")],
-    model: Annotated[str, typer.Option("--model", help="hf:FOLDER, or hf:NAME of a model on the Hugging Face hub.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            help="reviews or reviews:lstm, the movie review classifiers of the package; hf:FOLDER, or hf:NAME of a "
+            "model on the Hugging Face hub.",
+        ),
+    ] = "reviews",
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Folder of a review classifier of your own (train_reviews.py).")
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option("--target", help="Class (name or index) or token (' Paris'); by default what the model predicts."),
@@ -155,30 +172,39 @@ def text(
     ] = None,
     composite: Annotated[str, typer.Option("--composite", help="Recipe of rules, see `relprop composites`.")] = "auto",
     option: Options = None,
+    true: Annotated[str | None, typer.Option("--true", help="The true class, to be printed.")] = None,
+    top: Annotated[int, typer.Option("--top", min=0, help="How many words to list for and against.")] = 10,
     tokens: Annotated[bool, typer.Option("--tokens", help="Show tokens instead of words.")] = False,
     dtype: Annotated[
         Literal["float32", "float64", "bfloat16", "float16"], typer.Option("--dtype", help="Precision of the weights.")
     ] = "float32",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Page or picture to write.")] = None,
 ) -> None:
-    """Explain what a language model makes of a text: relevance of every word, in colours."""
+    """Explain what a model makes of a text: relevance of every word, in colours, and the words that count most."""
     if output is not None:
         show.check_path(output, show.TEXT_SUFFIXES)
     if contrast is not None and target is None:
         raise TargetError("--contrast says rather than what; give --target too")
     (choice,) = chosen_composites([composite], option or [])
-    reader = _loading.load_reader(model, dtype)
+    reader = _loading.load_reader(model, dtype, weights)
+    truth = reader.true_class(true)
     asked = [int(t) if t is not None and t.lstrip("-").isdigit() else t for t in (target, contrast)]
     explanation = explain_text(
         reader.model, reader.tokenizer, texts, None if contrast is not None else asked[0], choice.name,
         contrast=(asked[0], asked[1]) if contrast is not None else None, ledger=True, **choice.options,
     )  # fmt: skip
     by = "token" if tokens else "word"
-    for line in _tables.passages(explanation.passages(by)):
-        out.print(line, soft_wrap=True, highlight=False)
-    out.print(
-        _tables.ledger(choice.label, texts, [s.title for s in explanation.sentences], explanation.accounts, "text")
-    )
+    shown, outputs = explanation.passages(by), explanation.explanation.output
+    for i, (passage, sentence) in enumerate(zip(shown, explanation.sentences, strict=True)):
+        for line in _tables.passage(passage, show.limit_of(shown)):
+            out.print(line, soft_wrap=True, highlight=False)
+        if outputs.ndim == 2 and outputs.shape[1] > 1:
+            out.print(_tables.decision(outputs[i], reader.classes, truth), highlight=False)
+        if top:
+            listed = list(zip(sentence.tokens, sentence.relevance.tolist(), strict=True)) if tokens else sentence.words
+            out.print(_tables.contributions(listed, top))
+    names, asked_for = [_tables.beginning(t) for t in texts], [s.title for s in explanation.sentences]
+    out.print(_tables.ledger(choice.label, names, asked_for, explanation.accounts, "text"))
     if output is not None:
         explanation.save(str(output), by=by)
         out.print(f"{output.suffix[1:]}: {output}", soft_wrap=True, highlight=False)
@@ -244,10 +270,14 @@ class Subject:
         self.inputs = _loading.batch(self.loaded, self.images)
         self.bounds = _loading.bounds(self.loaded, self.images[0].size)
 
-    def index_of(self, target: str | None) -> int | None:
-        """The class index that `--target` names."""
-        if target is None or target.lstrip("-").isdigit():
-            return None if target is None else int(target)
+    def asked(self, target: str | None) -> Target:
+        """What `--target` asks for."""
+        return None if target is None else parse(target, self.index_of)
+
+    def index_of(self, target: str) -> int:
+        """The index of a class by what the user wrote for it, its name or index."""
+        if target.lstrip("-").isdigit():
+            return int(target)
         classes = [name.lower() for name in self.loaded.classes]
         hits = [i for i, name in enumerate(classes) if name == target.lower()]
         if len(hits) == 1:
@@ -260,7 +290,7 @@ class Subject:
         raise TargetError(f"--target {target}: {self.loaded.name} has no class of this name{known}; or give the index")
 
     def explanations(
-        self, choices: Sequence[Choice], target: int | None, code: Path | None, max_batch: str | None
+        self, choices: Sequence[Choice], target: Target, code: Path | None, max_batch: str | None
     ) -> dict[str, Explanation]:
         """One explanation of all photos for each composite, by its label."""
         found = {}
@@ -276,24 +306,24 @@ class Subject:
                 torch.save(self.inputs, code.with_suffix(".inputs.pt"))
         return found
 
-    def explained(self, explanation: Explanation) -> list[int | None]:
-        """The index of the class that was explained, for each photo; None where the output has no classes."""
+    def explained(self, explanation: Explanation) -> list[tuple[int | None, str]]:
+        """For each photo the class that was explained, and what was asked in words; nothing where there are none."""
         if explanation.output.ndim != 2:
-            return [None] * len(self.names)
-        return list(explanation.target.tolist())
-
-    def class_name(self, index: int | None) -> str:
-        """Its name, its index where it has none, nothing where there are no classes."""
-        return "" if index is None else _tables.class_name(index, self.loaded.classes)
+            return [(None, "")] * len(self.names)
+        target, known = explanation.target, self.loaded.classes
+        return [
+            (int(k), words(target, lambda c, i=i: _tables.class_name(int(c[i]), known)))  # type: ignore[misc]
+            for i, k in enumerate(getattr(target, "c", target))
+        ]
 
     def rows(self, explanations: dict[str, Explanation]) -> list[show.Row]:
         """The figure's rows: the photo as the model saw it, and its maps."""
         first = next(iter(explanations.values()))
         rows = []
-        for i, (name, k) in enumerate(zip(self.names, self.explained(first), strict=True)):
+        for i, (name, (k, asked)) in enumerate(zip(self.names, self.explained(first), strict=True)):
             title = name
             if k is not None:
-                title += f"\nwhy {self.class_name(k)} ({_tables.probabilities(first.output)[i, k]:.1%})?"
+                title += f"\nwhy {asked} ({_tables.probabilities(first.output)[i, k]:.1%})?"
             panels = [
                 show.Panel(label.replace(":", "\n", 1).replace(",", ", "), e.relevance[i], float(e.score[i]))
                 for label, e in explanations.items()

@@ -37,6 +37,10 @@ class NonFiniteError(RelpropError):
     """NaN or infinity in weights, activations or relevance, named by where it first appeared."""
 
 
+class TheoryError(RelpropError):
+    """What theory promises does not hold: conservation, positivity, or that a rule is a Taylor expansion."""
+
+
 class WeightsError(RelpropError):
     """A weight file is missing, corrupt, pickled, or belongs to another model."""
 

@@ -53,6 +53,17 @@ class Sentence:
         """The words with the sum of their tokens' relevance; special tokens are words of their own."""
         return [(w.text, w.relevance) for w in words_of(self.pieces)]
 
+    @property
+    def unknown(self) -> list[str]:
+        """The words that the tokenizer does not know, each once: all the same to the model."""
+        return list(dict.fromkeys(w.text for w in words_of(self.pieces) if w.unknown))
+
+    @property
+    def heading(self) -> str:
+        """What was asked, and the unknown words, as it stands over the text."""
+        listed = ", ".join(self.unknown[:8]) + (f" and {len(self.unknown) - 8} more" if len(self.unknown) > 8 else "")
+        return f"{self.title}   (unknown words: {listed})" if listed else self.title
+
 
 @dataclass(frozen=True, repr=False)
 class TextExplanation:
@@ -125,7 +136,7 @@ class TextExplanation:
         for s in self.sentences:
             pieces = words_of(s.pieces) if by == "word" else s.pieces
             shown = tuple(show.Piece(p.text or p.token, p.relevance, p.before, p.special) for p in pieces)
-            made.append(show.Passage(shown, s.title, s.score, s.others))
+            made.append(show.Passage(shown, s.heading, s.score, s.others))
         return made
 
     def _repr_html_(self) -> str:
@@ -151,7 +162,7 @@ def explain_text(
     record: tuple[str, ...] | list[str] = (),
     **rule_options: Any,
 ) -> TextExplanation:
-    """Relevance of every token of a text for what a Hugging Face model makes of it.
+    """Relevance of every token of a text for what a model with a tokenizer of Hugging Face's kind makes of it.
 
     `text`: a sentence, or several (padded on the right, which changes nothing for any of them). `target`: None is the
     predicted class of a classifier, or the most likely next token of a causal model (the token at the mask for a

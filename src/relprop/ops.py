@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import adjoints
+from . import adjoints, pooling
 from .recurrence import gru_layer, lstm_layer, rnn_relu_layer, rnn_tanh_layer
 
 aten = torch.ops.aten
+own = torch.ops.relprop  # registered by pooling.py
 
 
 class Family(StrEnum):
@@ -31,6 +32,9 @@ class Family(StrEnum):
     SUM = "sum"  # a + b, a - b
     PRODUCT = "product"  # a * b with both live, a / b with b live
     MAX_POOL = "max_pool"
+    DISTANCE = "distance"  # squared distances to points
+    MIN_POOL = "min_pool"  # the minimum, or a soft minimum, of distances
+    CONTRAST = "contrast"  # what one group of terms sums to beyond another, with constants
     LRN = "lrn"
     ATTENTION = "attention"  # softmax(q kᵀ) v in one op
     ACTIVATION = "activation"  # elementwise y_i = f(a_i)
@@ -189,6 +193,13 @@ TABLE: dict[Any, Op] = {
         adaptive_max_pool,
     ),
     **_rows(Op(Family.MAX_POOL, sign=Sign.KEPT, uniform=True), aten.amax.default, aten.max.default),
+    # of neuralized models (pooling.py)
+    **_rows(Op(Family.DISTANCE, sign=Sign.ALWAYS), own.squared_distances.default),
+    **_rows(Op(Family.MIN_POOL), own.soft_min.default),
+    **_rows(Op(Family.CONTRAST, bias=1, channel=-1, adjoint=pooling.contrasts_adjoint), own.contrasts.default),
+    **_rows(Op(Family.CONTRAST, bias=1, channel=-1, adjoint=pooling.shifted_adjoint), own.shifted.default),
+    **_shape(own.centred.default, adjoint=adjoints.expand, sign=Sign.UNKNOWN),
+    **_shape(own.smallest.default, adjoint=pooling.smallest_adjoint),
     **_rows(Op(Family.LRN, sign=Sign.KEPT), local_response_norm),
     **_rows(Op(Family.SOFTMAX, sign=Sign.ALWAYS), aten.softmax.int, aten._softmax.default),
     **_rows(Op(Family.SOFTMAX), aten.log_softmax.int, aten._log_softmax.default),

@@ -20,7 +20,7 @@ class Piece:
 
     `token`: as the tokenizer writes it; `text`: as it stands in the text, and `before`: what stands between it and the
     piece before it, mostly a space. `word`: which word it belongs to. `kind`: the token type. `special`: added by the
-    tokenizer, [CLS] or <s>.
+    tokenizer, [CLS] or <s>. `unknown`: the tokenizer has no token for it, or for a part of it.
     """
 
     token: str
@@ -31,6 +31,7 @@ class Piece:
     kind: int = 0
     special: bool = False
     relevance: float = 0.0
+    unknown: bool = False
 
     def with_relevance(self, relevance: float) -> Piece:
         """The same piece with its relevance."""
@@ -58,8 +59,9 @@ def read(tokenizer: Any, text: str) -> list[Piece]:
         places = list(_by_offsets(text, tokens, special, encoded["offset_mapping"], encoded.word_ids()))
     else:
         places = list(_by_marks(text, tokens, special))
+    nameless = getattr(tokenizer, "unk_token_id", None)
     pieces = [
-        Piece(token, int(i), *place, kind=int(k), special=s)
+        Piece(token, int(i), *place, kind=int(k), special=s, unknown=i == nameless and not s)
         for token, i, place, k, s in zip(tokens, ids, places, kinds, special, strict=True)
     ]
     behind, ahead = _nearest(pieces), _nearest(pieces[::-1])[::-1]
@@ -150,5 +152,6 @@ def words_of(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
         before, text = "", ""
         for p in parts:
             before, text = (before, text + p.before + p.text) if text else (before + p.before, p.text)
-        words.append(replace(parts[0], before=before, text=text, relevance=sum(p.relevance for p in parts)))
+        total, unknown = sum(p.relevance for p in parts), any(p.unknown for p in parts)
+        words.append(replace(parts[0], before=before, text=text, relevance=total, unknown=unknown))
     return tuple(words)

@@ -84,6 +84,8 @@ class Common:
             (units, rules.pass_),
             (centred, self.use(rules.epsilon, bias=None)),
             (family("max_pool"), rules.winner if self.max_pool == "winner" else self.use(rules.epsilon)),
+            (family("distance"), self.use(rules.distance)),
+            (family("contrast"), self.use(rules.contrast)),
             (family("sum"), self.use(rules.epsilon, bias=None) if self.residual == "epsilon" else rules.magnitude),
             (family("average"), self.use(rules.epsilon)),
             (family("batch_norm"), self.use(rules.epsilon)),

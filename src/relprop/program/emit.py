@@ -95,9 +95,10 @@ def emit(
 
 def _in_place(graph: fx.Graph) -> None:
     """Rectify a layer's value where it stands, if nothing reads it afterwards: no new memory to fetch."""
-    for relu in graph.find_nodes(op="call_function", target=ops.aten.relu.default):
+    for relu in [n for n in graph.nodes if n.op == "call_function" and ops.name(n.target) == "relu"]:
         z = relu.args[0]
-        if ops.name(z.target) in FRESH and all(u is relu or (u.target is rules.scale and u < relu) for u in z.users):
+        only = all(u is relu or (u.target is rules.scale and u < relu) for u in z.users)
+        if only and ops.name(z.target) in FRESH:
             relu.target = rules.rectify
 
 

@@ -38,8 +38,9 @@ def _transposed(f: Call, s: Tensor) -> tuple[Tensor, ...]:
     """The derivative of Σ s ⊙ y by the live operands."""
     s = s.to(f.operands[0].dtype)
     if f.saved is None or not concrete(s):
-        # of the kernels, one alone has a derivative that can be differentiated
-        with sdpa_kernel(SDPBackend.MATH) if torch.is_grad_enabled() else nullcontext():
+        # of the kernels, one alone has a derivative that can be differentiated, and mapped over targets
+        mapped = torch._C._functorch.is_batchedtensor(s)
+        with sdpa_kernel(SDPBackend.MATH) if torch.is_grad_enabled() or mapped else nullcontext():
             return pullback(f.at, *f.operands)(s)
     got: tuple[Tensor, ...] = f.saved(s)
     return got

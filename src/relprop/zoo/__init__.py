@@ -3,6 +3,8 @@
 `cifar10_lrn`   the embedded default: CIFAR-10 with local response normalization, trained here
 `samples`       six CIFAR-10 test photos
 `sample`        one of them as the network takes it
+`reviews`       movie reviews, positive or negative: a model on word embeddings, and its tokenizer
+`read_glove`    word vectors in GloVe's text format
 """
 
 from __future__ import annotations
@@ -14,9 +16,13 @@ from torch import Tensor
 
 from ..errors import InputError
 from .cifar10 import Cifar10LRN, normalize
+from .glove import read_glove
+from .movie_reviews import Reviews, reviews
 from .weights import load_into, read_state
 
-__all__ = ["Cifar10LRN", "cifar10_lrn", "load_into", "read_state", "sample", "samples"]
+__all__ = [
+    "Cifar10LRN", "Reviews", "cifar10_lrn", "load_into", "read_glove", "read_state", "reviews", "sample", "samples",
+]  # fmt: skip
 
 HERE = Path(__file__).parent
 

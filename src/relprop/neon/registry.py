@@ -1,0 +1,213 @@
+"""neuralize: from a fitted scikit-learn estimator to the network that computes the same function.
+
+An estimator's network is made by a function declared with `@neuralizes("KMeans", ...)`; lookup is by class name, so
+that scikit-learn is imported only where there is an estimator of it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar, final
+
+from torch import Tensor, nn
+
+from ..errors import InputError
+
+Maker = Callable[..., nn.Module]
+M = TypeVar("M", bound=Maker)
+
+_MAKERS: dict[str, Maker] = {}
+
+_TREES = (
+    "its output is constant between the thresholds of its trees, so that there is no function of the features whose "
+    "value could be propagated back to them. Use TreeSHAP (shap.TreeExplainer), which is exact for trees"
+)
+_MEMBERS = "it combines other estimators: neuralize its members one by one (its attribute estimators_)"
+_VOTES = (
+    "its output is a vote, constant between the neighbours' borders. Explain distances instead: neuralize "
+    "sklearn.neighbors.NearestNeighbors fitted on the same samples, or on those of one class"
+)
+_FITTED_ONLY = (
+    "it labels the samples it was fitted on and is no function of new ones. Fit sklearn.neighbors.NearestCentroid or "
+    "KMeans to its labels_ and explain that"
+)
+_REASONS = {
+    "KNeighborsClassifier": _VOTES,
+    "KNeighborsRegressor": _VOTES,
+    "RadiusNeighborsClassifier": _VOTES,
+    "RadiusNeighborsRegressor": _VOTES,
+    "LocalOutlierFactor": "it divides densities around training samples by one another, each a vote of neighbours. "
+    "Explain the distance to them instead: neuralize sklearn.neighbors.NearestNeighbors, or KernelDensity",
+    "DBSCAN": _FITTED_ONLY,
+    "HDBSCAN": _FITTED_ONLY,
+    "OPTICS": _FITTED_ONLY,
+    "AgglomerativeClustering": _FITTED_ONLY,
+    "SpectralClustering": _FITTED_ONLY,
+    "BaggingClassifier": _MEMBERS,
+    "BaggingRegressor": _MEMBERS,
+    "VotingClassifier": _MEMBERS,
+    "VotingRegressor": _MEMBERS,
+    "StackingClassifier": _MEMBERS,
+    "StackingRegressor": _MEMBERS,
+    "CalibratedClassifierCV": "it averages calibrated copies of a classifier. Neuralize the classifier of one of them: "
+    "calibrated_classifiers_[0].estimator",
+}
+_TREE_MODULES = ("sklearn.tree", "sklearn.ensemble", "xgboost", "lightgbm", "catboost")
+
+
+@final
+class Neuralized(nn.Module):
+    """A fitted estimator as a network: `forward(x: (samples, features)) -> scores (samples, outputs)`.
+
+    `layers`: the network, in float64, its constants in buffers. `estimator`: the class name. `features_in`: the number
+    of features. `names`: their names, where the estimator was fitted on a table with column names.
+    """
+
+    def __init__(self, layers: nn.Module, estimator: str, features_in: int, names: tuple[str, ...] | None) -> None:
+        super().__init__()
+        self.layers = layers
+        self.estimator, self.features_in, self.names = estimator, features_in, names
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The estimator's scores; InputError for another number of features, or another precision."""
+        if x.dim() != 2 or x.shape[1] != self.features_in:
+            raise InputError(
+                f"{self.estimator} was fitted on {self.features_in} features and takes (samples, {self.features_in}); "
+                f"the input has shape {tuple(x.shape)}"
+            )
+        own = next((b.dtype for b in self.buffers() if b.is_floating_point()), x.dtype)
+        if x.dtype != own:
+            raise InputError(
+                f"the neuralized {self.estimator} computes in {own}, the input is {x.dtype}: pass x.to({own}), or "
+                f"convert the network with .to({x.dtype})"
+            )
+        scores: Tensor = self.layers(x)
+        return scores
+
+    def extra_repr(self) -> str:
+        """The estimator and its number of features."""
+        return f"{self.estimator}, features_in={self.features_in}"
+
+
+def neuralizes(*estimators: str) -> Callable[[M], M]:
+    """Declare a function `(fitted estimator, *, options) -> nn.Module` for scikit-learn classes of these names.
+
+    The module maps (samples, features) in float64 to (samples, outputs), exactly as the estimator scores; its constants
+    are buffers. Keyword-only parameters are options of `neuralize`.
+    """
+
+    def declare(make: M) -> M:
+        _MAKERS.update(dict.fromkeys(estimators, make))
+        return make
+
+    return declare
+
+
+def estimators() -> list[str]:
+    """The names of all scikit-learn classes that can be neuralized.
+
+    >>> "KMeans" in estimators()
+    True
+    """
+    return sorted(_MAKERS)
+
+
+def is_estimator(model: Any) -> bool:
+    """Whether something is an estimator in scikit-learn's sense rather than a network."""
+    return not isinstance(model, nn.Module) and hasattr(model, "fit")
+
+
+def neuralize(estimator: Any, **options: Any) -> Neuralized:
+    """The network that computes a fitted scikit-learn estimator's scores exactly (Kauffmann et al. 2020 and 2022).
+
+    >>> import torch
+    >>> from sklearn.cluster import KMeans
+    >>> x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [4.0, 0.0], [4.0, 1.0]], dtype=torch.float64)
+    >>> model = KMeans(2, n_init=1, random_state=0).fit(x)
+    >>> network = neuralize(model)
+    >>> bool((network(x).argmax(1).numpy() == model.predict(x)).all())
+    True
+
+    The result maps (samples, features) in float64 to (samples, outputs) and is explained like any other network.
+    `options`: those of the estimator's kind, such as `output="outlierness"` or `beta=1.0`; docs/neon.md lists
+    estimators, options and what is computed.
+
+    Raises InputError for an estimator that is not fitted, that is not known, for which there can be no such network
+    (trees), and for unknown options.
+    """
+    name = type(estimator).__name__
+    if isinstance(estimator, type):
+        raise InputError(f"{estimator.__name__} is a class; give a fitted estimator, {estimator.__name__}(...).fit(X)")
+    if not is_estimator(estimator):
+        raise InputError(f"a {name} is no estimator with fit; networks are explained as they are")
+    make = _maker(estimator)
+    _check_fitted(estimator)
+    _check_options(name, make, options)
+    layers = make(estimator, **options).double().eval()
+    first = _first(estimator)
+    features = getattr(first, "n_features_in_", None)
+    if features is None:
+        raise InputError(f"this {name} does not say how many features it takes (n_features_in_); fit it on an array")
+    return Neuralized(layers, name, int(features), feature_names(first))
+
+
+def _first(estimator: Any) -> Any:
+    """What reads the features: of a pipeline, the first step that is not "passthrough"."""
+    steps = (step for _, step in getattr(estimator, "steps", ()) if step is not None and step != "passthrough")
+    first = next(steps, None)
+    return estimator if first is None else _first(first)
+
+
+def feature_names(estimator: Any) -> tuple[str, ...] | None:
+    """Column names of the table an estimator was fitted on."""
+    names = getattr(estimator, "feature_names_in_", None)
+    return None if names is None else tuple(map(str, names))
+
+
+def _own_class(estimator: Any) -> type | None:
+    """The scikit-learn class an estimator is, or is derived from; its function is that of this class alone."""
+    found = (c for c in type(estimator).__mro__ if c.__module__.split(".")[0] == "sklearn")
+    return next((c for c in found if not c.__name__.endswith("Mixin")), None)
+
+
+def _maker(estimator: Any) -> Maker:
+    own, name = _own_class(estimator), type(estimator).__name__
+    if own is not None and own.__name__ in _MAKERS:
+        return _MAKERS[own.__name__]
+    reason = _REASONS.get(own.__name__ if own else name)
+    modules = tuple(c.__module__ for c in type(estimator).__mro__)
+    if reason is None and any(m.startswith(_TREE_MODULES) for m in modules):
+        reason = _TREES
+    if reason is not None:
+        raise InputError(f"{name} cannot be neuralized: {reason}")
+    raise InputError(f"no network is known for {name}. Estimators that can be neuralized: {', '.join(estimators())}")
+
+
+def _check_fitted(estimator: Any) -> None:
+    from sklearn.exceptions import NotFittedError
+    from sklearn.utils.validation import check_is_fitted
+
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError:
+        name = type(estimator).__name__
+        raise InputError(f"this {name} is not fitted; fit it first: estimator.fit(X)") from None
+
+
+def _check_options(name: str, make: Maker, options: dict[str, Any]) -> None:
+    parameters = inspect.signature(make).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):  # a pipeline hands them on to its last step
+        return
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise InputError(
+            f"neuralizing {name} has no option {', '.join(unknown)}; it has {', '.join(known) or 'no options'}"
+        )
+
+
+def choose(estimator: str, output: Any, choices: tuple[str, ...]) -> None:
+    """Refuse an `output` an estimator does not have."""
+    if output not in choices:
+        raise InputError(f"output={output!r}: for {estimator} it is one of {', '.join(map(repr, choices))}")

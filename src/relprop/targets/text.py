@@ -1,0 +1,56 @@
+"""Targets of classes as text: from what a user writes, and back to words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from ..errors import TargetError
+from .kinds import Contrast, LogOdds, Margin, Probability, Target, Token
+
+KINDS: dict[str, type[LogOdds | Margin | Probability]] = {
+    "odds": LogOdds, "margin": Margin, "probability": Probability,
+}  # fmt: skip
+
+
+def parse(text: str, index: Callable[[str], int]) -> Target:
+    """The target that a text names: CLASS, odds:CLASS, margin:CLASS,RIVAL or probability:CLASS.
+
+    `index`: the index of a class by what the user wrote for it, its name or number. Without CLASS the predicted one is
+    meant, without RIVAL the largest other output. Raises `TargetError`: more classes than the kind takes, and what
+    `index` raises.
+
+    >>> classes = ["cat", "dog", "frog"]
+    >>> parse("odds:dog", classes.index), parse("margin:,frog", classes.index), parse("frog", classes.index)
+    (LogOdds(c=1), Margin(c=None, rival=2), 2)
+    """
+    kind, _, names = text.partition(":")
+    made = KINDS.get(kind.lower())
+    if made is None:
+        return index(text)
+    chosen = [index(name.strip()) if name.strip() else None for name in names.split(",")]
+    if len(chosen) > len(fields(made)):
+        takes = "a class and a rival" if made is Margin else "a class"
+        raise TargetError(f"target {text!r}: {kind} takes {takes}, not {len(chosen)} classes")
+    return made(*chosen)
+
+
+def words(target: Any, name: Callable[[Any], str]) -> str:
+    """What a resolved target asks for: "cat", "cat rather than dog", "cat against all others", "probability of cat".
+
+    `name`: what to call a class, given as the target has it: indices of the samples, or a `Token`.
+
+    >>> words(Margin(3, 5), str), words(Contrast(LogOdds(3), 5), str)
+    ('3 rather than 5', '3 against all others rather than 5')
+    """
+    if isinstance(target, Contrast):
+        return f"{words(target.a, name)} rather than {words(target.b, name)}"
+    if isinstance(target, Margin):
+        rival = Token(target.c.position, target.rival) if isinstance(target.c, Token) else target.rival
+        return f"{words(target.c, name)} rather than {words(rival, name)}"
+    if isinstance(target, LogOdds):
+        return f"{words(target.c, name)} against all others"
+    if isinstance(target, Probability):
+        return f"probability of {words(target.c, name)}"
+    return name(target)
