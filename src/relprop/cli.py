@@ -195,6 +195,8 @@ def text(
     )  # fmt: skip
     by = "token" if tokens else "word"
     shown, outputs = explanation.passages(by), explanation.explanation.output
+    if truth is not None and outputs.ndim != 2:
+        raise TargetError(f"--true is for classifiers; {reader.name} scores tokens")
     for i, (passage, sentence) in enumerate(zip(shown, explanation.sentences, strict=True)):
         for line in _tables.passage(passage, show.limit_of(shown)):
             out.print(line, soft_wrap=True, highlight=False)
