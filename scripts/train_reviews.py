@@ -222,7 +222,7 @@ def run(arguments: argparse.Namespace) -> None:
         found = train(model, tokenizer, (training, validation), settings, arguments.seed, checkpoint)
         losses = {name: judged(model, tokenizer, p) for name, p in (("validation", validation), ("test", test))}
         record = {
-            **{f"{name}_accuracy": round(accuracy, 4) for name, (_, accuracy) in losses.items()},
+            **{f"{name}_accuracy": round(accuracy, 6) for name, (_, accuracy) in losses.items()},
             "sentences": {"train": len(training.texts), "validation": len(validation.texts), "test": len(test.texts)},
             "tokens": len(tokenizer), "seed": arguments.seed, **found, "settings": asdict(settings),
             "embedding": "random" if arguments.glove is None else arguments.glove.name,

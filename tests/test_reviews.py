@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import relprop
-from relprop import cli, explain_text
+from relprop import _loading, cli, explain_text
 from relprop.errors import InputError, WeightsError
 from relprop.pieces import read
 from relprop.zoo import movie_reviews, reviews
@@ -357,6 +357,36 @@ def test_the_command_takes_a_folder_and_refuses(tmp_path: Path) -> None:
         code, printed = run(*arguments)
         assert code == 2, (arguments, printed)
         assert words in " ".join(printed.split()), (arguments, printed)
+
+
+class NextWord(nn.Module):
+    """At each position scores for the word that follows: those of the sum of the words so far."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(tokens, 4), nn.Linear(4, tokens, bias=False)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.embed(input_ids).cumsum(1))
+        return scores
+
+
+def test_a_model_that_scores_words_has_no_true_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    tokenizer = WordTokenizer(["a", "good", "film"])
+    model = NextWord(len(tokenizer))
+    e = explain_text(model, tokenizer, "a good", "film", composite="lrp_zero")
+    torch.testing.assert_close(e.relevance.float(), model.embed.weight.detach()[[2, 3]] @ model.head.weight.detach()[4])
+    assert e[0].title == "'film'"
+    model.config = SimpleNamespace(id2label={0: "a", 1: "b"})
+    reader = _loading.Reader("next", model, tokenizer)
+    monkeypatch.setattr(_loading, "load_reader", lambda *_: reader)
+    code, printed = run("a good", "--true", "a")
+    assert code == 2
+    assert "--true is for classifiers; next scores tokens" in " ".join(printed.split())
+    code, printed = run("a good", "--target", "film", "--top", "1")
+    assert code == 0, printed
+    assert "predicted class" not in printed
 
 
 # The script

@@ -228,11 +228,30 @@ def test_refused(case: str) -> None:
 def test_a_remedy_for_one_output_works() -> None:
     """A single logit behind a sigmoid is the log-odds of the positive class against the other."""
     model = nn.Sequential(nn.Linear(4, 1), nn.Sigmoid()).double()
-    with pytest.raises(TargetError, match="log-odds of .*explains it"):
+    with pytest.raises(TargetError, match=r"log-odds of .*explains it"):
         relprop.explain(model, rows(3), LogOdds(0))
     e = relprop.explain(model, rows(3), 0, "lrp_zero")
     P = model(rows(3))[:, 0].detach()
     torch.testing.assert_close(e.score, (P / (1 - P)).log(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", [LogOdds(1), [0, Probability()], Contrast(0, LogOdds(1))], ids=str)
+@pytest.mark.parametrize("final", [nn.Sigmoid, nn.LogSigmoid])
+def test_outputs_with_a_sigmoid_each_do_not_compete(final: type[nn.Module], target: Any) -> None:
+    """P_c = σ(z_c): log-odds z_c, whatever the other outputs are."""
+    model, x = nn.Sequential(nn.Linear(4, 3), final()).double(), rows(3)
+    words_needed = "ends in a sigmoid: there each output is itself the log-odds of its class, and target=c"
+    with unchanged(model), pytest.raises(TargetError, match=words_needed):
+        relprop.explain(model, x, target)
+    score = relprop.explain(model, x, 1, "lrp_zero").score
+    P = model[0](x)[:, 1].sigmoid().detach()
+    torch.testing.assert_close(score, (P / (1 - P)).log(), rtol=1e-9, atol=1e-12)
+
+
+def test_a_target_is_named_in_the_explanation() -> None:
+    said = {"[1, 1, 1] against all others": LogOdds(1), "[1, 1, 1] rather than [0, 0, 0]": Margin(1, 0)}
+    for text, target in said.items():
+        assert f"target {text}, score" in repr(relprop.explain(dense(), rows(3), target, "epsilon"))
 
 
 # In words, and on the command line

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .program import Ledger
-from .targets import Contrast, Token
+from .targets import Token, words
 
 Tree = Any  # a Tensor, or a tuple or dict of them, as the inputs were given
 
@@ -80,12 +80,14 @@ class Explanation:
         return f"Explanation(relevance {shapes}, target {target}, score {scores}{kept})"
 
 
-def _short(target: Any) -> Any:
+def _short(target: Any) -> str:
     """A target in few words: indices as lists, tokens and contrasts by their parts."""
+    return words(target, lambda one: str(_plain(one)))
+
+
+def _plain(target: Any) -> Any:
     if isinstance(target, Tensor) and target.numel() < 9:
         return target.tolist()
     if isinstance(target, Token):
-        return f"Token({_short(target.position)}, {_short(target.id)})"
-    if isinstance(target, Contrast):
-        return f"{_short(target.a)} rather than {_short(target.b)}"
+        return f"Token({_plain(target.position)}, {_plain(target.id)})"
     return target if isinstance(target, (int, type(None))) else "..."

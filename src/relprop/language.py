@@ -21,7 +21,7 @@ from .errors import InputError, TargetError
 from .explanation import Explanation
 from .pieces import Piece, read, words_of
 from .program import Ledger
-from .targets import Contrast, Target, Token
+from .targets import Contrast, Target, Token, words
 
 
 @dataclass(frozen=True)
@@ -292,8 +292,9 @@ class Question:
 
     def title(self, resolved: Any, sample: int) -> str:
         """What was explained, in words: the class or the token, "a rather than b" for a contrast."""
-        if isinstance(resolved, Contrast):
-            return f"{self.title(resolved.a, sample)} rather than {self.title(resolved.b, sample)}"
+        return words(resolved, lambda one: self._name(one, sample))
+
+    def _name(self, resolved: Any, sample: int) -> str:
         if isinstance(resolved, Token) and isinstance(resolved.id, Tensor):
             index = int(resolved.id[sample])
             text = self.tokenizer.decode([index])

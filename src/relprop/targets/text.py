@@ -54,3 +54,16 @@ def words(target: Any, name: Callable[[Any], str]) -> str:
     if isinstance(target, Probability):
         return f"probability of {words(target.c, name)}"
     return name(target)
+
+
+def competing(target: Any) -> str:
+    """The kind of target that takes the classes for those of one softmax, if there is one in `target`, else "".
+
+    >>> competing([3, Contrast(LogOdds(3), 5)]), competing(Margin(3))
+    ('LogOdds', '')
+    """
+    if isinstance(target, Contrast):
+        return competing(target.a) or competing(target.b)
+    if isinstance(target, list):
+        return next(filter(None, map(competing, target)), "")
+    return type(target).__name__ if isinstance(target, (LogOdds, Probability)) else ""

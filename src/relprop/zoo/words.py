@@ -123,6 +123,14 @@ class WordTokenizer:
         """The token of a number, or those of several."""
         return self.tokens[ids] if isinstance(ids, int) else [self.tokens[i] for i in ids]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The words of these numbers, a blank between them.
+
+        >>> WordTokenizer(["a", "good", "film"]).decode([3, 4])
+        'good film'
+        """
+        return " ".join(self.convert_ids_to_tokens(ids))
+
     def batch(self, texts: Sequence[str]) -> Tensor:
         """The numbers of the words of several texts, (N, T) int64, padded with 0 on the right.
 
