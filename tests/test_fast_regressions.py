@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import relprop
-from relprop import rules
+from relprop import composites, rules
 from relprop.composites import Composite, family
 from relprop.errors import RuleError
 from relprop.ops import Family
+from relprop.pooling import centred
 from relprop.rules import Call, Transform
 
 aten = torch.ops.aten
@@ -160,3 +161,33 @@ def clashing(R: Tensor, f: Call) -> Tensor:
 def test_two_transforms_of_one_name_are_refused() -> None:
     with pytest.raises(RuleError, match="two transforms of weights are called 'same'"):
         relprop.explain(nn.Linear(3, 2), torch.ones(1, 3), 0, Composite([(family("affine"), clashing)]))
+
+
+# Relevance that arrives where a rectified value is 0
+
+
+class Behind(nn.Module):
+    """What reads a ReLU is not 0 where the ReLU is: a difference from a reference, or a sum with a constant."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.first, self.last = kind, nn.Linear(4, 6), nn.Linear(6, 3)
+        self.shift = nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.first(x).relu()
+        return self.last(centred(a, self.shift) if self.kind == "centred" else a + self.shift)
+
+
+@pytest.mark.parametrize("composite", ["epsilon", "auto", "lrp_zero", "gamma"])
+@pytest.mark.parametrize("kind", ["centred", "sum"])
+def test_what_is_not_zero_behind_a_rectifier_lets_it_speak(kind: str, composite: str) -> None:
+    torch.manual_seed(2)
+    model, x = Behind(kind).double().eval(), torch.randn(5, 4, dtype=torch.float64)
+    recipe = composites.get(composite)
+    if kind == "sum":
+        recipe = Composite([(family("sum"), rules.pass_)]) + recipe
+    e = relprop.explain(model, x, 0, recipe, ledger=True, record=("first",))
+    z = model.first(x)
+    assert bool((e.recorded["first"][z < 0] != 0).any())  # or nothing would be tested
+    assert e.ledger.closes()

@@ -11,6 +11,7 @@ import torch
 from sklearn import datasets
 from sklearn.covariance import EllipticEnvelope, EmpiricalCovariance
 from sklearn.mixture import GaussianMixture
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KernelDensity, NearestNeighbors
 from sklearn.svm import OneClassSVM
 from torch import Tensor
@@ -221,12 +222,26 @@ def test_relevance_of_membership(kind: str) -> None:
         z = np.array([t.sum() + b for t, b in pairs])
         p = np.exp(-z)
         f = -math.log(p.sum())
-        expected = sum(f * q / p.sum() / v * t for q, v, (t, _) in zip(p, z, pairs, strict=True))
-        bias = sum(f * q / p.sum() / v * b for q, v, (_, b) in zip(p, z, pairs, strict=True))
+        expected = sum(q / p.sum() * t for q, (t, _) in zip(p, pairs, strict=True))  # of R_k = p_k z_k
+        bias = sum(q / p.sum() * b for q, (_, b) in zip(p, pairs, strict=True))
         assert float(e.score[i]) == pytest.approx(f, rel=1e-8)
         check_same_map(e.relevance[i], tensor(expected), rtol=1e-8)
         assert float(e.ledger.bias[i]) == pytest.approx(bias, rel=1e-7, abs=1e-9)
+        entropy = math.log(p.sum()) + float(p @ z) / p.sum()
+        assert float(e.ledger.residual[i]) == pytest.approx(-entropy, rel=1e-7, abs=1e-9)
     assert e.ledger.closes()
+
+
+@pytest.mark.parametrize("x", [3.9999, 3.9, 3.8, 0.0])
+def test_evidence_near_and_beyond_one_half_keeps_its_map(x: float) -> None:
+    """Log-odds of the class that is likeliest but has P < ½: the map neither grows without bound nor changes sign."""
+    a = np.concatenate([np.random.default_rng(0).normal(m, 1, (50, 2)) for m in ((0, 0), (4, 4), (4, -4))])
+    estimator = GaussianNB().fit(a, np.repeat([0, 1, 2], 50))
+    estimator.theta_, estimator.var_ = np.array([[0.0, 0], [4, 4], [4, -4]]), np.ones((3, 2))
+    e = relprop.explain(estimator, np.array([[x, 0.0]]), target=0, composite="lrp_zero")
+    # both rivals are as near: z_k = (d_k² − d_0²) / 2 with d² summed over the two features
+    expected = [((x - 4) ** 2 - x**2) / 2, 8.0]
+    check_same_map(e.relevance[0], tensor(np.array(expected)), rtol=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)

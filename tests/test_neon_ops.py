@@ -221,10 +221,10 @@ CALLS: dict[str, tuple[Callable[..., Tensor], tuple[object, ...]]] = {
     "contrasts, no bias": (torch.ops.relprop.contrasts.default, (numbers(3, 2, 4), None)),
     "shifted": (torch.ops.relprop.shifted.default, (numbers(3, 4), numbers(4))),
     "shifted, no constant": (torch.ops.relprop.shifted.default, (numbers(3, 4), None)),
-    "soft_min": (torch.ops.relprop.soft_min.default, (numbers(3, 2, 4), numbers(2, 4), 1.5)),
-    "soft_min, no weights": (torch.ops.relprop.soft_min.default, (numbers(3, 4), None, 1.5)),
-    "soft_min, rivals": (torch.ops.relprop.soft_min.default, (numbers(3, 2, 2), INFINITE, 1.5)),
-    "minimum": (torch.ops.relprop.soft_min.default, (numbers(3, 4), None, math.inf)),
+    "soft_min": (torch.ops.relprop.soft_min.default, (numbers(3, 2, 4), numbers(2, 4), 1.5, False)),
+    "soft_min, no weights": (torch.ops.relprop.soft_min.default, (numbers(3, 4), None, 1.5, True)),
+    "soft_min, rivals": (torch.ops.relprop.soft_min.default, (numbers(3, 2, 2), INFINITE, 1.5, True)),
+    "minimum": (torch.ops.relprop.soft_min.default, (numbers(3, 4), None, math.inf, False)),
     "smallest": (torch.ops.relprop.smallest.default, (numbers(3, 4), 2)),
 }
 
@@ -254,9 +254,12 @@ def test_several_targets_and_chunks_agree() -> None:
     centres = numbers(3, WIDTH, seed=7)
     net = nn.Sequential(distances.Differences(centres), distances.Squared(), distances.Evidence(3, 2.0)).double()
     whole = relprop.explain(net, X, target=[0, 1, 2], composite="lrp_zero")
+    z = pooling.contrasts((X[:, None] - centres).square())
+    z = z.masked_fill(torch.eye(3, dtype=torch.bool), math.inf)
+    shares = torch.softmax(-2 * z, -1) * z.nan_to_num(posinf=0.0)  # R_ck = p_ck z_ck
     parts = relprop.explain(net, X, target=[0, 1, 2], composite="lrp_zero", max_batch=2)
     check_same_map(parts.relevance, whole.relevance, rtol=RTOL)
-    check_sums_to(whole.relevance.sum(2).flatten(), whole.score.flatten(), rtol=RTOL)
+    check_sums_to(whole.relevance.sum(2).flatten(), shares.sum(-1).T.flatten(), rtol=RTOL)
 
 
 def test_rules_map_over_relevance() -> None:
@@ -267,7 +270,12 @@ def test_rules_map_over_relevance() -> None:
     calls = {
         "distance": (rules.distance, Call(own.squared_distances.default, (X, U), d), seeds),
         "contrast": (rules.contrast, Call(own.contrasts.default, (t, None), pooling.contrasts(t)), numbers(2, 3, 5, 5)),
-        "take_most": (rules.take_most, Call(own.soft_min.default, (h, None, 1.5), None), seeds[..., 0]),
+        "take_most": (rules.take_most, Call(own.soft_min.default, (h, None, 1.5, False), None), seeds[..., 0]),
+        "take_most of differences": (
+            rules.take_most,
+            Call(own.soft_min.default, (h, None, 1.5, True), pooling.soft_min(h, beta=1.5)),
+            seeds[..., 0],
+        ),
         "move": (rules.move, Call(own.smallest.default, (h, 2), pooling.smallest(h, 2)), seeds[..., :2]),
     }
     for name, (rule, f, R) in calls.items():

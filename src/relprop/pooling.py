@@ -115,23 +115,24 @@ def shifted_adjoint(s: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], a:
     return s
 
 
-@_op("relprop::soft_min", mutates_args=(), schema="(Tensor h, Tensor? log_weights, float beta) -> Tensor")
-def _soft_min(h: Tensor, log_weights: Tensor | None, beta: float) -> Tensor:
+@_op("relprop::soft_min", mutates_args=(), schema="(Tensor h, Tensor? log_weights, float beta, bool signed) -> Tensor")
+def _soft_min(h: Tensor, log_weights: Tensor | None, beta: float, signed: bool) -> Tensor:
     if beta == math.inf:
         return _allowed(h, log_weights).amin(-1)
     z = -beta * h
     return -torch.logsumexp(z if log_weights is None else z + log_weights, -1) / beta
 
 
-def soft_min(h: Tensor, log_weights: Tensor | None = None, beta: float = math.inf) -> Tensor:
+def soft_min(h: Tensor, log_weights: Tensor | None = None, beta: float = math.inf, *, signed: bool = False) -> Tensor:
     """−(1/β) log Σ_k w_k exp(−β h_k) over the last dimension; for β = ∞ the smallest h_k of those with w_k > 0.
 
-    `log_weights`: log w_k, −∞ for what takes no part; it broadcasts to h. None: all w_k = 1.
+    `log_weights`: log w_k, −∞ for what takes no part; it broadcasts to h. None: all w_k = 1. `signed`: the h_k are
+    differences of either sign rather than distances, which the rule shares otherwise (`relprop.rules.take_most`).
 
     >>> soft_min(torch.tensor([[1.0, 2.0]]), beta=1.0), soft_min(torch.tensor([[1.0, 2.0]]))
     (tensor([0.6867]), tensor([1.]))
     """
-    y: Tensor = _soft_min(h, log_weights, beta)
+    y: Tensor = _soft_min(h, log_weights, beta, signed)
     return y
 
 
@@ -198,7 +199,7 @@ def _(x: Tensor, constant: Tensor | None) -> Tensor:
 
 
 @_soft_min.register_fake
-def _(h: Tensor, log_weights: Tensor | None, beta: float) -> Tensor:
+def _(h: Tensor, log_weights: Tensor | None, beta: float, signed: bool) -> Tensor:
     return h.new_empty(h.shape[:-1])
 
 
@@ -238,10 +239,10 @@ def _shifted_backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor | None]:
     return g.sum_to_size(x.shape), None if constant is None else g.sum_to_size(constant.shape)
 
 
-def _soft_min_backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor | None, None]:
-    h, log_weights, beta = _given(ctx)
+def _soft_min_backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    h, log_weights, beta, _ = _given(ctx)
     shared = g.unsqueeze(-1) * min_shares(h, log_weights, beta)
-    return shared, None if log_weights is None else (-shared / beta).sum_to_size(log_weights.shape), None
+    return shared, None if log_weights is None else (-shared / beta).sum_to_size(log_weights.shape), None, None
 
 
 def _smallest_backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:

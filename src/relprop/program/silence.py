@@ -17,7 +17,7 @@ from ..ops import Family
 RECTIFIERS = ("relu", "relu6", "hardtanh", "threshold")
 # Rules that give an input in proportion to it, nothing where it is 0 (but for a bias shared out).
 PROPORTIONAL = ("zero", "epsilon", "gamma", "alpha_beta", "z_plus", "power", "magnitude", "held", "first_order")
-# Rules that hand relevance on from a value that is 0 where the input is (an activation only if f(0) = 0).
+# Rules that hand relevance on as it is: from a value that is 0 where the input is, if the op has that property.
 PASSING = ("activation", "pass_", "move", "winner", "signal", "half")
 
 
@@ -50,8 +50,16 @@ class Silence:
     def _silences_by(self, a: Assigned) -> bool:
         if a.rule.name in PROPORTIONAL:
             return a.parameters.get("bias") != "share"
-        vanishes = a.rule.name != "activation" or number_at_zero(self.reading, a.node) == 0
-        return a.rule.name in PASSING and vanishes and self.silent(a.node)
+        return a.rule.name in PASSING and self._vanishes(a) and self.silent(a.node)
+
+    def _vanishes(self, a: Assigned) -> bool:
+        """Whether the node is 0 wherever the input that gets its relevance is."""
+        family = self.reading.family(a.node)
+        if family is Family.ACTIVATION:
+            return number_at_zero(self.reading, a.node) == 0
+        if a.rule.name == "pass_":  # other maps have constants, or take a place's value from others
+            return family in (Family.SCALE, Family.LRN)
+        return ops.name(a.node.target) != "centred"
 
 
 def number_at_zero(reading: Reading, node: fx.Node) -> float:

@@ -9,22 +9,31 @@ from ..ops import Family
 from ..pooling import min_shares, spread_squares
 from .affine import divided, spread
 from .call import Call
-from .denominator import Denominator
+from .denominator import Denominator, quotient
 from .registry import rule
 
 
 @rule(
     Family.MIN_POOL,
+    conserves=False,
     source="Kauffmann et al. 2020; Kauffmann et al. 2022; Montavon et al. 2019, sections 10.3.1 and 10.4",
 )
 def take_most(R: Tensor, f: Call) -> Tensor:
-    """Min-take-most: R_k = w_k exp(−β h_k) / Σ_k w_k exp(−β h_k) · R
+    """Min-take-most: R_k = p_k · R, p_k = w_k exp(−β h_k) / Σ_k w_k exp(−β h_k); of differences R_k = p_k h_k · R / y
 
     For y = −(1/β) log Σ_k w_k exp(−β h_k): the smallest h_k decides on y and takes most. For β = ∞, y = min_k h_k,
-    it takes all, and equal ones share.
+    it takes all, and equal ones share. Distances h_k >= 0 share all of R. Differences h_k of either sign start from
+    what they are (section 10.3.1): a small y may be made of large ones, whose map must neither vanish nor flip
+    with its sign. They sum to more than y by 1/β times the entropy of p relative to w, which is booked as residual.
     """
     log_weights = argument(f.args, f.kwargs, 1, "log_weights", None)
-    return R.unsqueeze(-1) * min_shares(f.a, log_weights, argument(f.args, f.kwargs, 2, "beta", None))
+    p = min_shares(f.a, log_weights, argument(f.args, f.kwargs, 2, "beta", None))
+    if not argument(f.args, f.kwargs, 3, "signed", False):
+        return R.unsqueeze(-1) * p
+    out = p * f.a * quotient(R, f.y).unsqueeze(-1)
+    if f.ledger:
+        f.keep(residual=R - out.sum(-1))
+    return out
 
 
 @rule(Family.DISTANCE, source="Kauffmann et al. 2020, a Taylor expansion of the distance at the point itself")
