@@ -20,6 +20,8 @@ READ: dict[str, tuple[bytes, list[str], list[list[float]]]] = {
     "words of numbers": (b"7 0.5 -1\n1.5 2 1\n", ["7", "1.5"], [[0.5, -1.0], [2.0, 1.0]]),
     "words with spaces": (b". . . 0.5 -1\nat a@b.c 2 1\n", [". . .", "at a@b.c"], [[0.5, -1.0], [2.0, 1.0]]),
     "words with other separators": ("a\x85b 1 2\nc\u00a0d 3 4\ne\u2028f 5 6\n".encode(), ["a\x85b", "c\u00a0d", "e\u2028f"], [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
+    "several spaces": (b"a  1 2\nb   3  4\n", ["a", "b"], [[1.0, 2.0], [3.0, 4.0]]),
+    "the largest number": (b"the 3.4e38 -3.4e38\n", ["the"], [[3.4e38, -3.4e38]]),
     "letters of all kinds": ("naïve 1 2\n不坏 3 4\n".encode(), ["naïve", "不坏"], [[1.0, 2.0], [3.0, 4.0]]),
 }  # fmt: skip
 
@@ -55,6 +57,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "an underscore": (b"the 1 2\nfilm 1_0 3\n", r"line 2: '1_0' is not a finite number"),
     "not a number": (b"the 1 2\nfilm nan 1\n", r"line 2: 'nan' is not a finite number"),
     "infinity": (b"the 1 2\nfilm 1 -inf\n", r"line 2: '-inf' is not a finite number"),
+    "too large for float32": (b"the 1 2\nfilm 1e300 1\n", r"line 2: '1e300' is not a finite number of float32"),
+    "too small for float32": (b"the -3.5e38 2\n", r"line 1: '-3\.5e38' is not a finite number of float32"),
+    "a broken first line": (b"a 1_0 2\n", r"line 1: '1_0' is not a finite number"),
+    "a broken first line, broken further": (b"a 1 -.5x 2\n", r"line 1: '-\.5x' is not a finite number"),
     "twice": (b"the 1 2\nfilm 1 2\nthe 3 4\n", r"line 3: 'the' stands in line 1 already"),
     "the head of word2vec": (b"2 3\nthe 1 2 3\nfilm 1 2 3\n", r"line 1: '2 3' is the head of a word2vec file.*delete"),
     "Latin-1": ("the 1 2\nna\u00efve 3 4\n".encode("latin-1"), r"line 2: not text in UTF-8"),

@@ -52,6 +52,8 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no text": ({"text": ""}, InputError, "empty"),
     "blanks": ({"text": ["the movie", " \n"]}, InputError, "empty"),
     "no texts": ({"text": []}, InputError, "empty"),
+    "nothing": ({"text": None}, InputError, "text is a NoneType; give a sentence"),
+    "a number": ({"text": 3}, InputError, "text is a int; give a sentence"),
     "an unknown class": ({"target": "great"}, TargetError, "'great'.*there are bad, good"),
     "a class that is not there": ({"target": 3}, TargetError, "3 is out of range"),
     "two questions": ({"target": 1, "contrast": (0, 1)}, TargetError, "exclude each other"),

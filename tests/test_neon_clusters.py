@@ -67,7 +67,7 @@ def midpoints(x: Tensor, centres: Tensor, c: int, beta: float | None) -> tuple[f
         return min(h), terms[h.index(min(h))]
     p = [math.exp(-beta * v) for v in h]
     f = -math.log(sum(p)) / beta
-    return f, sum((f * q / sum(p) * t / v for q, t, v in zip(p, terms, h, strict=True)), torch.zeros_like(x))
+    return f, sum((q / sum(p) * t for q, t in zip(p, terms, strict=True)), torch.zeros_like(x))  # of R_k = p_k h_k
 
 
 @pytest.mark.parametrize("beta", [None, 0.3])
@@ -80,7 +80,8 @@ def test_relevance_of_kmeans_is_the_midpoint_rule(beta: float | None) -> None:
     by_hand = [midpoints(row, centres, 2, beta) for row in some]
     check_same_map(e.score, tensor([f for f, _ in by_hand]), rtol=SAME)
     check_same_map(e.relevance, torch.stack([R for _, R in by_hand]), rtol=SAME)
-    check_sums_to(e.relevance.sum(1), e.score, rtol=SAME)
+    check_sums_to(e.relevance.sum(1) + e.ledger.residual, e.score, rtol=SAME)
+    assert bool((e.ledger.residual.abs() < 1e-9).all() if beta is None else (e.ledger.residual < 0).all())
     assert e.ledger.closes()
 
 
@@ -232,3 +233,28 @@ def test_a_deep_one_class_head_explains_the_distance_to_its_centre() -> None:
     assert e.ledger.closes()
     with pytest.raises(InputError, match="6 features, the points have 5"):
         neon.DeepOneClass(net, torch.zeros(2, 5))(images)
+
+
+def test_heads_that_nothing_can_be_made_of() -> None:
+    with pytest.raises(InputError, match=r"one centroid alone.*DeepOneClass"):
+        neon.DeepClustering(features(), [[0.0] * 6])
+    with pytest.raises(InputError, match="a object is no estimator with fit"):
+        neon.OnFeatures(features(), object())
+
+
+def off(z: float) -> tuple[nn.Module, Tensor]:
+    """A ReLU unit that is on, φ = 1, and one that is off by z; the point u = (3, 1) is √5 away."""
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU()).double()
+    net[0].weight.data = torch.tensor([[1.0, 0.0], [0.5, z - 0.5]], dtype=torch.float64)
+    return neon.DeepOneClass(net, [[3.0, 1.0]]), torch.ones(1, 2, dtype=torch.float64)
+
+
+def test_relevance_of_units_that_are_off_explodes_but_with_gamma() -> None:
+    """LRP-0: R = (4, 0) of the unit that is on, and 1 · w_i / z of the one that is off; γ keeps it below the score."""
+    z = -1e-5
+    model, x = off(z)
+    by_hand = torch.tensor([[4 + 0.5 / z, (z - 0.5) / z]], dtype=torch.float64)
+    check_same_map(relprop.explain(model, x, composite="lrp_zero").relevance, by_hand, rtol=1e-6)
+    bounded = relprop.explain(model, x, composite="gamma").relevance
+    check_sums_to(bounded.sum(1), tensor([5.0]), rtol=1e-3)
+    assert float(bounded.abs().max()) <= 5

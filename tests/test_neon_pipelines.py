@@ -406,13 +406,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
         "does not keep the mean",
     ),
     "added columns": (lambda: make_pipeline(SimpleImputer(add_indicator=True), Ridge()), {}, "impute before"),
-    "weighted parts": (lambda: make_pipeline(make_union_weighted(), Ridge()), {}, "transformer_weights"),
 }
-
-
-def make_union_weighted() -> Any:
-    union = make_union(StandardScaler(), PCA(2))
-    return union.set_params(transformer_weights={"pca": 2.0})
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -14,6 +14,7 @@ from scipy import sparse
 from sklearn import datasets
 from sklearn.cluster import DBSCAN, BisectingKMeans, KMeans
 from sklearn.covariance import EllipticEnvelope
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import (
     BaggingClassifier,
     GradientBoostingClassifier,
@@ -22,6 +23,7 @@ from sklearn.ensemble import (
     RandomForestClassifier,
 )
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KernelDensity, KNeighborsClassifier, LocalOutlierFactor, NearestCentroid, NearestNeighbors
 from sklearn.svm import OneClassSVM
 from sklearn.tree import DecisionTreeClassifier
@@ -29,8 +31,9 @@ from torch import nn
 
 import relprop
 from relprop import neon
-from relprop.errors import CaptureError, InputError
+from relprop.errors import CaptureError, InputError, TargetError
 from relprop.neon import registry
+from relprop.targets import Contrast, LogOdds, Margin
 
 X, Y = datasets.load_iris(return_X_y=True)
 FITTED = KMeans(3, n_init=1, random_state=0).fit(X)
@@ -138,6 +141,80 @@ def test_options_are_checked(case: str) -> None:
     run, words = OPTIONS[case]
     with pytest.raises(InputError, match=words):
         run()
+
+
+def test_options_may_be_numbers_of_numpy() -> None:
+    x, near = torch.tensor(X[:4]), NearestNeighbors().fit(X[::2])
+    assert torch.equal(neon.neuralize(near, k=np.int64(3))(x), neon.neuralize(near, k=3)(x))
+    assert torch.equal(neon.neuralize(FITTED, beta=np.float32(2))(x), neon.neuralize(FITTED, beta=2.0)(x))
+    for wrong in (np.float64(-1), np.float32("nan"), np.array([1.0])):
+        with pytest.raises(InputError, match="beta="):
+            neon.neuralize(FITTED, beta=wrong)
+
+
+def weighted(priors: list[float]) -> NearestCentroid:
+    return NearestCentroid(priors=priors).fit(X, np.array(["a", "b", "c"])[Y])
+
+
+NEVER: dict[str, Callable[[], object]] = {
+    "GaussianNB": lambda: neon.neuralize(GaussianNB(priors=[0, 0.5, 0.5]).fit(X, np.array(["a", "b", "c"])[Y])),
+    "GaussianNB, joint": lambda: neon.neuralize(
+        GaussianNB(priors=[0, 0.5, 0.5]).fit(X, np.array(["a", "b", "c"])[Y]), output="joint"),
+    "NearestCentroid": lambda: neon.neuralize(weighted([0, 0.5, 0.5])),
+    "NearestCentroid, decision": lambda: neon.neuralize(weighted([0, 0.5, 0.5]), output="decision"),
+    "LinearDiscriminantAnalysis": lambda: neon.neuralize(zero_lda()),
+}  # fmt: skip
+
+
+def zero_lda() -> LinearDiscriminantAnalysis:
+    with np.errstate(divide="ignore"):
+        return LinearDiscriminantAnalysis(priors=[0, 0.5, 0.5]).fit(X, np.array(["a", "b", "c"])[Y])
+
+
+@pytest.mark.parametrize("case", NEVER)
+def test_a_class_that_never_occurs_is_named(case: str) -> None:
+    with pytest.raises(InputError, match=case.split(",")[0] + ": class a has prior 0.*positive priors"):
+        NEVER[case]()
+
+
+def test_distances_need_no_priors() -> None:
+    network = neon.neuralize(weighted([0, 0.5, 0.5]), output="outlierness")
+    assert bool(network(torch.tensor(X)).isfinite().all())
+
+
+def test_a_component_without_weight_is_named() -> None:
+    mixture = GaussianMixture(2, random_state=0).fit(X)
+    mixture.weights_ = np.array([1.0, 0.0])
+    with pytest.raises(InputError, match=r"GaussianMixture: component 1 has weight 0.*positive weights"):
+        neon.neuralize(mixture)
+
+
+def test_targets_made_of_targets_take_arrays() -> None:
+    labels = FITTED.predict(X[:5])
+    others, explainer = (labels + 1) % 3, relprop.Explainer(FITTED, X[:5])
+    given, rivals = torch.tensor(labels).long(), torch.tensor(others).long()
+    for target, plain in (
+        (LogOdds(labels), LogOdds(given)),
+        (Margin(np.int64(1), np.int64(2)), Margin(1, 2)),
+        (Margin(labels, others), Margin(given, rivals)),
+        (Contrast(labels, np.int64(0)), Contrast(given, 0)),
+        (Contrast(LogOdds(labels), others), Contrast(LogOdds(given), rivals)),
+    ):
+        assert torch.equal(explainer(X[:5], target=target).relevance, explainer(X[:5], target=plain).relevance)
+    parts = relprop.explain(FITTED, X[:5], LogOdds(labels), max_batch=2)
+    assert torch.equal(parts.relevance, explainer(X[:5], target=LogOdds(given)).relevance)
+    with pytest.raises(TargetError, match="array of <U1"):
+        explainer(X[:1], target=LogOdds(np.array(["a"])))
+
+
+def test_the_mean_of_a_discriminant_analysis_is_that_of_its_priors() -> None:
+    """w·(x − x₀) with x₀ = Σ_c π_c μ_c: the data's mean without `priors`, another one with them."""
+    skewed = slice(0, 120)
+    for priors, x0 in ((None, X[skewed].mean(0)), ([0.2, 0.3, 0.5], None)):
+        lda = LinearDiscriminantAnalysis(priors=priors).fit(X[skewed], Y[skewed])
+        x0 = sum(p * X[skewed][Y[skewed] == c].mean(0) for c, p in enumerate(priors)) if priors else x0
+        e = relprop.explain(neon.neuralize(lda, reference="mean"), X[:2], target=0, composite="lrp_zero")
+        np.testing.assert_allclose(e.relevance.numpy(), lda.coef_[0] * (X[:2] - x0), rtol=1e-9, atol=1e-9)
 
 
 INPUTS: dict[str, tuple[Any, str]] = {

@@ -328,15 +328,14 @@ def test_relevance_of_naive_bayes_is_each_features_weight_of_evidence() -> None:
 
 
 def test_relevance_of_naive_bayes_with_three_classes() -> None:
-    """η_c = −log Σ_k exp(−z_ck); R_ck = η_c exp(−z_ck) / Σ exp(−z); each feature's part of z_ck."""
+    """η_c = −log Σ_k exp(−z_ck); R_ck = z_ck exp(−z_ck) / Σ exp(−z) (section 10.3.1); each feature's part of z_ck."""
     estimator = fitted(naive_bayes.GaussianNB(), "wine")
     x = data("wine")[0][::20]
     e = explained(neuralize(estimator), x, 0)
     for i, row in enumerate(x):
         parts = [evidence_by_hand(estimator, row, 0, k) for k in (1, 2)]
         z = np.array([w.sum() + prior for w, prior in parts])
-        eta = -np.log(np.exp(-z).sum())
-        R = sum(eta * np.exp(-z[j]) / np.exp(-z).sum() * parts[j][0] / z[j] for j in range(2))
+        R = sum(np.exp(-z[j]) / np.exp(-z).sum() * parts[j][0] for j in range(2))
         check_same_map(e.relevance[i], tensor(R), 1e-8)
 
 
@@ -405,8 +404,12 @@ def test_a_regression_without_support_vectors() -> None:
 
 def test_a_kernel_machine_with_nothing_on_the_other_side() -> None:
     one_sided = KernelRidge(kernel="rbf").fit([[0.0], [3.0]], [1.0, 1.0])
-    with pytest.raises(InputError, match="same sign"):
-        neuralize(one_sided)
+    e = relprop.explain(neuralize(one_sided), tensor([[1.0]]), composite="lrp_zero", ledger=True)
+    check_same_map(e.score, tensor(one_sided.predict([[1.0]])), 1e-12)
+    c = one_sided.dual_coef_
+    check_same_map(e.relevance, tensor([[c[0] * np.expm1(-1.0) + c[1] * np.expm1(-4.0)]]), 1e-12)
+    with pytest.raises(InputError, match="its output is a constant"):
+        neuralize(KernelRidge(kernel="rbf").fit([[0.0], [3.0]], [0.0, 0.0]))
 
 
 def test_one_score_of_two_classes_has_one_index() -> None:

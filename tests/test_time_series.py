@@ -201,11 +201,70 @@ def test_a_forecast_that_is_not_there(words: str, target: Forecast, shape: tuple
 
 
 @pytest.mark.parametrize(
-    "options", [{"step": 1.0}, {"step": True}, {"step": None}, {"channel": "demand"}, {"channel": False}]
+    "options",
+    [
+        {"step": 1.0},
+        {"step": np.float64(1)},
+        {"step": np.bool_(True)},
+        {"step": True},
+        {"step": None},
+        {"channel": "demand"},
+        {"channel": False},
+    ],
 )
 def test_an_index_that_is_none(options: dict[str, Any]) -> None:
     with pytest.raises(TargetError, match="give a whole number"):
         Forecast(**options)
+
+
+def test_whole_numbers_of_numpy_are_indices() -> None:
+    target = Forecast(np.int64(1), channel=np.int32(-1))
+    assert target == Forecast(1, channel=-1)
+    assert type(target.step) is int
+    assert type(target.channel) is int
+
+
+@pytest.mark.parametrize("series", [np.arange(12.0).reshape(6, 2), np.arange(12.0).reshape(6, 2)[::-1], [1, 2, 3, 4]])
+def test_stretches_of_an_array_or_a_list(series: Any) -> None:
+    past, future = windows(series, np.int64(2), 1)
+    assert past.tolist() == [[t.tolist() for t in np.asarray(series)[i : i + 2]] for i in range(len(series) - 2)]
+    assert future.tolist() == [[np.asarray(series)[i + 2].tolist()] for i in range(len(series) - 2)]
+
+
+@pytest.mark.parametrize("series", [None, 3, "series", np.array(["a", "b"]), [1, "a"], [[1.0, 2.0], [3.0]]])
+def test_a_series_without_numbers(series: Any) -> None:
+    with pytest.raises(InputError, match=r"the series (is a|holds values that are no numbers)"):
+        windows(series, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ("window is a float; give a whole number", {"window": 2.5}),
+        ("window is a str", {"window": "a"}),
+        ("window is a bool", {"window": True}),
+        ("window is a ndarray; .* as a real tensor", {"window": np.ones(4)}),
+        ("window is a tensor of torch.complex64", {"window": torch.ones(4, dtype=torch.complex64)}),
+        ("weights .M,. that are >= 0", {"window": torch.tensor([1.0, math.inf])}),
+        ("hop=1.5: .* whole number of steps, 1 to 4", {"window": 4, "hop": 1.5}),
+        ("hop='a'", {"window": 4, "hop": "a"}),
+        ("dim=9: the signal, .2, 8., .* -2 to 1", {"window": 4, "dim": 9}),
+        ("dim='a'", {"window": 4, "dim": "a"}),
+    ],
+)
+def test_what_no_short_windows_can_be_made_of(words: str, options: dict[str, Any]) -> None:
+    x, R = signal(2, 8)
+    with pytest.raises(InputError, match=words):
+        stft_relevance(x, R, **options)
+    if "dim" in options:
+        with pytest.raises(InputError, match=words):
+            dft_relevance(x, R, dim=options["dim"])
+
+
+def test_lengths_of_windows_may_be_numbers_of_numpy() -> None:
+    x, R = signal(2, 8)
+    given = stft_relevance(x, R, window=np.int64(4), hop=np.int64(2), dim=np.int64(1))
+    assert torch.equal(given, stft_relevance(x, R, window=4, hop=2, dim=1))
 
 
 def test_stretches_of_a_series() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,22 @@ def test_ways_to_say_which_class(kind: Any) -> None:
     assert initial(z[..., None, None], kind(2))[0].shape == (2, 3, 1, 1)  # a map of one pixel
     R, score, _ = initial(z, Contrast(kind(2), 0))
     assert R.tolist() == (initial(z, kind(2))[0] - initial(z, 0)[0]).tolist()
+
+
+def test_whole_numbers_of_numpy_are_classes_and_tokens() -> None:
+    z, text = torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([[[1.0, 2.0, 4.0], [4.0, 3.0, 0.0]]])
+    one, two = np.int64(1), np.int32(2)
+    pairs: list[tuple[Tensor, Any, Any]] = [
+        (z, LogOdds(one), LogOdds(1)), (z, Margin(one, two), Margin(1, 2)), (z, Probability(one), Probability(1)),
+        (z, Contrast(LogOdds(one), 0), Contrast(LogOdds(1), 0)),
+        (text, Token(np.int64(-1), one), Token(-1, 1)), (text, Margin(Token(one, two), one), Margin(Token(1, 2), 1)),
+    ]  # fmt: skip
+    for output, given, plain in pairs:
+        for a, b in zip(initial(output, given)[:2], initial(output, plain)[:2], strict=True):
+            assert torch.equal(a, b)
+    for wrong in (LogOdds(np.float64(1)), Margin(0, np.bool_(True)), LogOdds(np.int64(3))):
+        with pytest.raises(TargetError):
+            initial(z, wrong)
 
 
 @pytest.mark.parametrize("kind", [LogOdds, Margin, Probability])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from .errors import InputError, TargetError
@@ -34,8 +37,10 @@ class Forecast:
 
     def __post_init__(self) -> None:
         for name, value in (("step", self.step), ("channel", 0 if self.channel is None else self.channel)):
-            if not isinstance(value, int) or isinstance(value, bool):
+            if not isinstance(value, Integral) or isinstance(value, bool):
                 raise TargetError(f"Forecast {name}={value!r}: give a whole number, 0 for the first")
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, int(value))  # NumPy's whole numbers become Python's
 
     def __call__(self, output: Tensor) -> Tensor:
         """The forecast, (samples,)."""
@@ -67,12 +72,13 @@ class Forecast:
             )
 
 
-def windows(series: Tensor, length: int, steps: int, *, stride: int = 1) -> tuple[Tensor, Tensor]:
+def windows(series: Any, length: int, steps: int, *, stride: int = 1) -> tuple[Tensor, Tensor]:
     """Every stretch of `length` steps of a series, and the `steps` that follow it: what a forecaster learns from.
 
-    `series`: (time, channels) or (time,). Returns (count, length[, channels]) and (count, steps[, channels]), a stretch
-    every `stride` steps; both share the series' memory. Raises `InputError` for a series shorter than `length + steps`,
-    and for lengths that are no whole numbers >= 1.
+    `series`: (time, channels) or (time,), a tensor, an array, a table or a list of numbers. Returns
+    (count, length[, channels]) and (count, steps[, channels]), a stretch every `stride` steps; both share the memory
+    of the series, if that is a tensor. Raises `InputError` for a series shorter than `length + steps` or without
+    numbers, and for lengths that are no whole numbers >= 1.
 
     >>> import torch
     >>> past, future = windows(torch.arange(6.0), 3, 2)
@@ -80,8 +86,10 @@ def windows(series: Tensor, length: int, steps: int, *, stride: int = 1) -> tupl
     ([[0.0, 1.0, 2.0], [1.0, 2.0, 3.0]], [[3.0, 4.0], [4.0, 5.0]])
     """
     for name, value in (("length", length), ("steps", steps), ("stride", stride)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise InputError(f"{name}={value!r}: give a whole number of at least 1")
+    length, steps, stride = int(length), int(steps), int(stride)
+    series = _tensor(series)
     if series.dim() not in (1, 2):
         raise InputError(f"the series is {tuple(series.shape)}; give (time,) or (time, channels)")
     if len(series) < length + steps:
@@ -92,3 +100,17 @@ def windows(series: Tensor, length: int, steps: int, *, stride: int = 1) -> tupl
     stretches = series.unfold(0, length + steps, stride)
     stretches = stretches if series.dim() == 1 else stretches.transpose(1, 2)
     return stretches[:, :length], stretches[:, length:]
+
+
+def _tensor(series: Any) -> Tensor:
+    """A series as a tensor; arrays and tables are copied."""
+    if isinstance(series, Tensor):
+        return series
+    try:
+        if hasattr(series, "__array__"):
+            return torch.from_numpy(series.__array__().copy())
+        if isinstance(series, (list, tuple)):
+            return torch.tensor(series)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise InputError(f"the series holds values that are no numbers, or rows of several lengths ({e})") from None
+    raise InputError(f"the series is a {type(series).__name__}; give a tensor or an array, (time,) or (time, channels)")

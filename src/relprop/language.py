@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,8 +169,11 @@ def explain_text(
     masked one); a str is a class's name, or a token; or any target of `relprop.explain`. `contrast=(a, b)`: why a
     rather than b, in place of `target`. The other arguments are those of `relprop.explain`.
 
-    Raises `relprop.errors`: as `explain`; InputError for an empty text, TargetError for an unknown class or token.
+    Raises `relprop.errors`: as `explain`; InputError for an empty text or what is no text, TargetError for an unknown
+    class or token.
     """
+    if not isinstance(text, (str, Iterable)):
+        raise InputError(f"text is a {type(text).__name__}; give a sentence, or a list of them")
     texts = [text] if isinstance(text, str) else list(text)
     if not texts or not all(isinstance(t, str) and t.strip() for t in texts):
         raise InputError("text is empty; give a sentence, or a list of them")

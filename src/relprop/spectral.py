@@ -6,7 +6,8 @@ LRP-0 through it hands the relevance of the steps to the frequencies.
 
 from __future__ import annotations
 
-from typing import Literal
+from numbers import Integral
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,7 @@ def dft_relevance(x: Tensor, R: Tensor, *, dim: int = -1, sided: Sides = "one") 
     """
     check_sided(sided)
     check_signal(x, R)
+    check_dim(dim, x)
     x, R = (t.movedim(dim, -1) for t in (x, R))
     both = folded(spectrum(x, ratio(x, R)), sided)
     return both.movedim(-1, dim)
@@ -67,16 +69,16 @@ def stft_relevance(
     """
     check_sided(sided)
     check_signal(x, R)
+    check_dim(dim, x)
     x, R = (t.movedim(dim, -1) for t in (x, R))
-    w = torch.hann_window(_length(window), dtype=x.dtype, device=x.device) if isinstance(window, int) else window.to(x)
-    if w.dim() != 1 or not bool((w >= 0).all()) or not bool(w.any()):
-        raise InputError(f"window is {tuple(w.shape)}; give a length, or weights (M,) that are >= 0 and not all 0")
+    w = _weights(window, x)
     M, N = len(w), x.shape[-1]
     hop = M // 2 if hop is None else hop
     if M > N:
         raise InputError(f"the signal has {N} steps, the window {M}: take a window of at most {N}, or a longer signal")
-    if isinstance(hop, bool) or not 1 <= hop <= M:
-        raise InputError(f"hop={hop}: windows of {M} steps follow each other after 1 to {M} steps")
+    if not isinstance(hop, Integral) or isinstance(hop, bool) or not 1 <= hop <= M:
+        raise InputError(f"hop={hop!r}: windows of {M} steps follow each other after a whole number of steps, 1 to {M}")
+    hop = int(hop)
     before = M - hop
     count = -(-(before + N) // hop)  # windows that begin before the signal's end
     behind = (count - 1) * hop + M - before - N
@@ -144,10 +146,28 @@ def check_sided(sided: str) -> None:
         raise InputError(f"sided={sided!r}: give 'one' (frequencies 0 … N/2) or 'two' (all N)")
 
 
-def _length(window: int) -> int:
-    if isinstance(window, bool) or window < 2:
-        raise InputError(f"window={window}: a window has at least 2 steps")
-    return window
+def check_dim(dim: Any, x: Tensor) -> None:
+    """Refuse a dimension that the signal does not have."""
+    if not isinstance(dim, Integral) or isinstance(dim, bool) or not -x.dim() <= int(dim) < x.dim():
+        raise InputError(
+            f"dim={dim!r}: the signal, {tuple(x.shape)}, has time along one of its dimensions, {-x.dim()} to "
+            f"{x.dim() - 1}"
+        )
+
+
+def _weights(window: Any, x: Tensor) -> Tensor:
+    """The window's weights, (M,): Hann's for a length."""
+    if isinstance(window, Integral) and not isinstance(window, bool):
+        if window < 2:
+            raise InputError(f"window={window}: a window has at least 2 steps")
+        return torch.hann_window(int(window), dtype=x.dtype, device=x.device)
+    if not isinstance(window, Tensor) or window.is_complex():
+        kind = f"a tensor of {window.dtype}" if isinstance(window, Tensor) else f"a {type(window).__name__}"
+        raise InputError(f"window is {kind}; give a whole number of steps, or weights as a real tensor (M,)")
+    w = window.to(x)
+    if w.dim() != 1 or not bool(((w >= 0) & w.isfinite()).all()) or not bool(w.any()):
+        raise InputError(f"window is {tuple(w.shape)}; give a length, or weights (M,) that are >= 0 and not all 0")
+    return w
 
 
 def _places(dim: int, dims: int) -> tuple[int, int]:

@@ -76,8 +76,18 @@ class Affine:
         return F.linear(x, self.weight, self.bias)
 
     def then(self, after: Affine) -> Affine:
-        """The map that does this one and then another."""
-        return Affine(after.weight @ self.weight, after.weight @ self.bias + after.bias, self.near)
+        """The map that does this one and then another; of what only the other knows a mean, it is carried back."""
+        return Affine(after.weight @ self.weight, after.weight @ self.bias + after.bias, self._near(after.near))
+
+    def _near(self, behind: Tensor | None) -> Tensor | None:
+        """`near`, corrected where the map behind knows another point `behind` about which this one's outputs lie."""
+        if behind is None:
+            return self.near
+        if self.near is not None:
+            size = self.weight.abs() @ self.near.abs() + self.bias.abs() + behind.abs()
+            if bool(((self(self.near) - behind).abs() <= 1e-9 * size).all()):
+                return self.near  # the same point, without the rounding
+        return self.lift(behind[None])[0]
 
     def single(self) -> Tensor | None:
         """Of a map whose outputs each read one feature, that feature's index; None for others."""
@@ -86,16 +96,15 @@ class Affine:
 
     def zero(self) -> Tensor:
         """The point that is mapped to 0: of several the one closest to `near`, if there is none the best one."""
-        start = torch.zeros(self.weight.shape[1], dtype=self.weight.dtype) if self.near is None else self.near
-        index = self.single()
-        if index is not None and alone(index):
-            own = self.weight.gather(1, index[:, None])[:, 0]
-            return start.clone().index_put((index,), -self.bias / own)
         return self.lift(torch.zeros_like(self.bias)[None])[0]
 
     def lift(self, points: Tensor) -> Tensor:
         """For each point u (k, m) a point r (k, d) with A r + c = u, closest to `near`; or as nearly u as can be."""
         start = torch.zeros(self.weight.shape[1], dtype=self.weight.dtype) if self.near is None else self.near
+        index = self.single()
+        if index is not None and alone(index):  # entry by entry
+            own = self.weight.gather(1, index[:, None])[:, 0]
+            return start.expand(len(points), -1).index_copy(1, index, (points - self.bias) / own)
         wanted = points - self(start)
         steps: Tensor = torch.linalg.lstsq(self.weight, wanted.T, driver="gelsd").solution.T
         return start + steps

@@ -10,7 +10,7 @@ from torch import nn
 from .affine import fitted
 from .distances import Centred, Differences, Scaled, Shifted, Squared, Total
 from .mixtures import independent_membership
-from .registry import choose, neuralizes
+from .registry import check_priors, choose, neuralizes
 
 
 @neuralizes("GaussianNB")
@@ -22,7 +22,9 @@ def gaussian(estimator: Any, *, output: str = "log_odds") -> nn.Module:
     """
     choose("GaussianNB", output, ("log_odds", "joint"))
     means, variance = fitted(estimator.theta_), fitted(estimator.var_)
-    log_prior = fitted(estimator.class_prior_).log()
+    prior = fitted(estimator.class_prior_)
+    check_priors(estimator, prior)
+    log_prior = prior.log()
     if output == "log_odds":
         return independent_membership(means, variance.rsqrt(), log_prior)
     density = (

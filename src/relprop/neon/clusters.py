@@ -26,7 +26,7 @@ from .distances import (
     constant,
     log_ratios,
 )  # fmt: skip
-from .registry import choose, neuralizes
+from .registry import check_priors, choose, neuralizes
 
 
 @neuralizes("KMeans", "MiniBatchKMeans")
@@ -58,6 +58,8 @@ def nearest_centroid(estimator: Any, *, output: str = "membership", beta: float 
             f"NearestCentroid with metric={estimator.metric!r} cannot be neuralized: 'euclidean' can, and 'manhattan' "
             "without class priors"
         )
+    if output == "decision" or (weighs and output == "membership"):
+        check_priors(estimator, prior)
     if output == "decision":
         return _decision(estimator, centres, prior)
     terms = _terms(estimator, centres, scaled=weighs)

@@ -31,6 +31,11 @@ class DeepClustering(nn.Module):
     def __init__(self, features: nn.Module, centroids: Any, *, beta: float | None = None) -> None:
         super().__init__()
         points = _points(centroids, features)
+        if len(points) < 2:
+            raise InputError(
+                "there is one centroid alone, and no rival to compare it with; explain the distance to it with "
+                "DeepOneClass(features, points)"
+            )
         self.features, self.width = features, points.shape[1]
         self.head = nn.Sequential(Differences(points), Squared(), Evidence(len(points), beta).to(points.dtype))
 
@@ -73,6 +78,11 @@ class OnFeatures(nn.Module):
 
     def __init__(self, features: nn.Module, estimator: Any, **options: Any) -> None:
         super().__init__()
+        if not is_estimator(estimator) and not isinstance(estimator, nn.Module):
+            raise InputError(
+                f"a {type(estimator).__name__} is no estimator with fit; give one that was fitted on the features, or "
+                "its network, neuralize(estimator)"
+            )
         head = neuralize(estimator, **options) if is_estimator(estimator) else copy.deepcopy(estimator)
         like = _weight(features)
         self.features, self.head = features, head if like is None else head.to(like)

@@ -6,6 +6,7 @@ Features x are (samples, d); points u_k are (K, d). Constants are buffers.
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any, final
 
 import torch
@@ -260,7 +261,7 @@ class Evidence(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """The evidence for each group."""
-        return soft_min(contrasts(t, self.bias), self.rivals, self.beta)
+        return soft_min(contrasts(t, self.bias), self.rivals, self.beta, signed=True)
 
 
 @final
@@ -285,7 +286,7 @@ class Discriminants(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The evidence for each group."""
         z = (centred(x[:, None, None], self.midpoints) * self.weight).sum(-1)
-        return soft_min(shifted(z, self.bias), self.rivals, self.beta)
+        return soft_min(shifted(z, self.bias), self.rivals, self.beta, signed=True)
 
 
 def rivals(groups: int) -> Tensor:
@@ -299,7 +300,7 @@ def check_beta(beta: Any) -> float:
     """The stiffness of a pool, ∞ for None; InputError where it is not positive."""
     if beta is None:
         return math.inf
-    if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not beta > 0:
+    if isinstance(beta, bool) or not isinstance(beta, Real) or not beta > 0:
         raise InputError(
             f"beta={beta!r}: the stiffness of a soft minimum is a positive number, or None for the minimum"
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, TargetError
+from ..targets.kinds import COMPOSED
 from .registry import Neuralized
 
 
@@ -34,9 +36,14 @@ def as_inputs(network: nn.Module, X: Any) -> Any:
 
 
 def as_target(network: nn.Module, target: Any) -> Any:
-    """Indices in an array, as `predict` of a clustering gives them, as a tensor; any other target as it is."""
+    """Indices in an array, as `predict` of a clustering gives them, as a tensor; any other target as it is.
+
+    So are those inside a `Contrast`, `LogOdds` or another target made of targets.
+    """
     if isinstance(target, list):
         return [as_target(network, t) for t in target]
+    if isinstance(network, Neuralized) and isinstance(target, COMPOSED):
+        return replace(target, **{f.name: as_target(network, getattr(target, f.name)) for f in fields(target)})
     if not isinstance(network, Neuralized) or isinstance(target, Tensor) or not hasattr(target, "__array__"):
         return target
     array = target.__array__()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..pooling import contrasts, shifted, soft_min
 from .affine import Linear, fitted, given_point
-from .distances import Differences, Squared, Total
+from .distances import Differences, Kernel, Readout, Squared, Total
 from .linear import for_each_class
 from .registry import choose, neuralizes
 
@@ -102,7 +102,26 @@ def _scores(estimator: Any, coefficients: Tensor, bias: Tensor, ratio: bool, ref
     if reference is not None:
         raise InputError(f'reference is for kernel="linear"; {name} with kernel="rbf" compares with support vectors')
     gamma = _gamma(estimator, points.shape[1])
-    return nn.Sequential(Differences(points), Squared(), Total(), Balance(coefficients, bias, gamma, ratio, name))
+    return nn.Sequential(Differences(points), Squared(), Total(), _sums(coefficients, bias, gamma, ratio, name))
+
+
+def _sums(coefficients: Tensor, bias: Tensor, gamma: float, ratio: bool, name: str) -> nn.Module:
+    """Σ_j c_pj exp(−γ h_j) + b_p of squared distances h, or log-ratios: by Balance where an output has two sides.
+
+    Coefficients of one sign (targets of one sign, say) weigh nothing against each other: Σ_j c_j (exp(−γ h_j) − 1),
+    what distance takes away from Σ_j c_j + b.
+    """
+    one_sided = ~((coefficients > 0).any(1) & (coefficients < 0).any(1))
+    if ratio or not bool(one_sided.any()):
+        return Balance(coefficients, bias, gamma, ratio, name)
+    if not bool(coefficients.any()):
+        raise InputError(f"all coefficients of this {name} are 0: its output is a constant, nothing to explain")
+    c, b = coefficients[one_sided], bias[one_sided]
+    alone = nn.Sequential(Kernel(gamma), Readout(c, b + c.sum(1)))
+    if bool(one_sided.all()):
+        return alone
+    two = Balance(coefficients[~one_sided], bias[~one_sided], gamma, False, name)
+    return _Apart(two, alone, one_sided)
 
 
 def _gamma(estimator: Any, features: int) -> float:
@@ -112,6 +131,21 @@ def _gamma(estimator: Any, features: int) -> float:
 
 def _flat(module: nn.Module) -> Iterator[nn.Module]:
     yield from module if isinstance(module, nn.Sequential) else [module]
+
+
+@final
+class _Apart(nn.Module):
+    """Outputs of two modules in an order of their own: `second` says which are the second one's."""
+
+    order: Tensor
+
+    def __init__(self, a: nn.Module, b: nn.Module, second: Tensor) -> None:
+        super().__init__()
+        self.a, self.b = a, b
+        self.register_buffer("order", second.int().argsort(stable=True).argsort())
+
+    def forward(self, h: Tensor) -> Tensor:
+        return torch.cat([self.a(h), self.b(h)], 1).index_select(1, self.order)
 
 
 @final
@@ -136,8 +170,8 @@ class Balance(nn.Module):
         totals = positive.sum(1), negative.sum(1)
         if not bool((torch.stack(totals) > 0).all()):
             raise InputError(
-                f"all coefficients of an output of {name} have the same sign: there is nothing it weighs against "
-                "each other; explain KernelDensity of the training data instead"
+                f"all coefficients of an output of {name} have the same sign, that of its constant too: there is "
+                "nothing it weighs against each other, and no log-ratio; explain its output itself"
             )
         for key, part in (("own", positive), ("other", negative), ("all", c.abs())):
             self.register_buffer(key, (part / part.sum(1, keepdim=True)).log())

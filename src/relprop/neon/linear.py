@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .affine import Linear, fitted, given_point
-from .registry import choose, neuralizes
+from .registry import check_priors, choose, neuralizes
 
 REGRESSORS = (
     "LinearRegression", "Ridge", "RidgeCV", "Lasso", "LassoCV", "ElasticNet", "ElasticNetCV", "Lars", "LarsCV",
@@ -36,9 +36,13 @@ def regression(estimator: Any, *, reference: Any = None) -> nn.Module:
 def classification(estimator: Any, *, output: str = "decision", reference: Any = None) -> nn.Module:
     """The decision function w_c·(x − x₀) + f_c(x₀): one score a class; of two classes one for `classes_[1]`.
 
-    `output="classes"`: of two classes, too, a score for each, (−f, f). `reference`: x₀.
+    `output="classes"`: of two classes, too, a score for each, (−f, f). `reference`: x₀; "mean" is known of
+    LinearDiscriminantAnalysis alone, as the mean of its classes weighted by its priors: that of the training data,
+    unless other `priors` were given.
     """
     choose(type(estimator).__name__, output, ("decision", "classes"))
+    if type(estimator).__name__ == "LinearDiscriminantAnalysis":
+        check_priors(estimator, fitted(estimator.priors_))
     weight, bias = weights(estimator)
     if output == "classes":
         weight, bias = for_each_class(weight), for_each_class(bias)
@@ -63,7 +67,11 @@ def _point(estimator: Any, reference: Any, weight: Tensor) -> Tensor | None:
 
 
 def known_mean(estimator: Any) -> Tensor | None:
-    """The mean of the training data, of estimators and transformers that keep it."""
+    """The mean of the training data, of estimators and transformers that keep it.
+
+    LinearDiscriminantAnalysis keeps those of its classes: their mean weighted by its priors, which is the mean of the
+    training data only where the priors are the shares of the classes there, as they are unless `priors` was given.
+    """
     if type(estimator).__name__ == "LinearDiscriminantAnalysis":
         return fitted(estimator.priors_) @ fitted(estimator.means_)
     mean = getattr(estimator, "mean_", None) if type(estimator).__name__ in KEEP_MEANS else None

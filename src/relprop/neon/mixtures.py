@@ -25,7 +25,7 @@ from .distances import (
     constant,
     log_ratios,
 )  # fmt: skip
-from .registry import choose, neuralizes
+from .registry import check_priors, choose, neuralizes
 
 HALF = math.sqrt(0.5)
 
@@ -40,7 +40,9 @@ def gaussian_mixture(estimator: Any, *, output: str = "membership") -> nn.Module
     the determinants being a bias.
     """
     choose("GaussianMixture", output, ("membership", "outlierness"))
-    kind, means, log_prior = estimator.covariance_type, constant(estimator.means_), constant(estimator.weights_).log()
+    kind, means, weights = estimator.covariance_type, constant(estimator.means_), constant(estimator.weights_)
+    check_priors(estimator, weights)
+    log_prior = weights.log()
     factors = constant(estimator.precisions_cholesky_)
     if output == "outlierness":
         return _outlierness(kind, means, factors, log_prior)

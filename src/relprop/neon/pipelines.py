@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .affine import Affine, Linear, alone, given_point
-from .distances import Centred, Differences, Discriminants, Rotated, Shifted
+from .distances import Centred, Differences, Discriminants, Rotated, Shifted, Squared, SquaredDistances, Total
 from .linear import known_mean
-from .registry import neuralize, neuralizes
+from .registry import neuralize, neuralizes, reader
 from .transforms import joined, layers, steps_of
 
 
@@ -43,7 +43,7 @@ def pipeline(estimator: Any, **options: Any) -> nn.Module:
     """
     steps, last = unrolled(estimator)
     stages = joined([stage for name, step in steps for stage in steps_of(step, name)])
-    start = next((s for _, s in steps if s is not None and s != "passthrough"), last)
+    start = reader(estimator)
     at = given_point(options.pop("reference", None), int(start.n_features_in_), known_mean(start), "the pipeline")
     final = stages[-1] if stages else None
     front, at = layers(stages[:-1] if isinstance(final, Affine) else stages, at)
@@ -92,6 +92,9 @@ def folded(first: Affine, head: nn.Module, at: Tensor | None) -> list[nn.Module]
     index = first.single()
     if index is not None and alone(index):
         return None  # entry by entry, relevance passes as it is
+    if isinstance(front, SquaredDistances):
+        # the same distances, in the form whose differences are of single features
+        front, rest = Differences(front.points), [Squared(), Total(), *rest]
     if isinstance(front, Differences):
         points = _lifted(first, front.points)
         if points is None:

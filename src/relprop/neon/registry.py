@@ -7,6 +7,7 @@ that scikit-learn is imported only where there is an estimator of it.
 from __future__ import annotations
 
 import inspect
+import numbers
 from collections.abc import Callable
 from typing import Any, TypeVar, final
 
@@ -144,19 +145,21 @@ def neuralize(estimator: Any, **options: Any) -> Neuralized:
     make = _maker(estimator)
     _check_fitted(estimator)
     _check_options(name, make, options)
-    layers = make(estimator, **options).double().eval()
-    first = _first(estimator)
+    layers = make(estimator, **{name: _builtin(value) for name, value in options.items()}).double().eval()
+    first = reader(estimator)
     features = getattr(first, "n_features_in_", None)
     if features is None:
         raise InputError(f"this {name} does not say how many features it takes (n_features_in_); fit it on an array")
     return Neuralized(layers, name, int(features), feature_names(first))
 
 
-def _first(estimator: Any) -> Any:
-    """What reads the features: of a pipeline, the first step that is not "passthrough"."""
-    steps = (step for _, step in getattr(estimator, "steps", ()) if step is not None and step != "passthrough")
-    first = next(steps, None)
-    return estimator if first is None else _first(first)
+def reader(estimator: Any) -> Any:
+    """What reads the features, of pipelines and unions the first step not "passthrough" or "drop"; None for nothing."""
+    steps = getattr(estimator, "steps", getattr(estimator, "transformer_list", None))
+    if steps is None:
+        return estimator
+    found = (reader(step) for _, step in steps if step is not None and not isinstance(step, str))
+    return next((first for first in found if first is not None), None)
 
 
 def feature_names(estimator: Any) -> tuple[str, ...] | None:
@@ -204,6 +207,26 @@ def _check_options(name: str, make: Maker, options: dict[str, Any]) -> None:
     if unknown:
         raise InputError(
             f"neuralizing {name} has no option {', '.join(unknown)}; it has {', '.join(known) or 'no options'}"
+        )
+
+
+def _builtin(value: Any) -> Any:
+    """Numbers of another library, such as NumPy's, as Python's; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def check_priors(estimator: Any, priors: Tensor) -> None:
+    """Refuse a class with prior 0, whose logarithm would enter the scores."""
+    never = (priors == 0).nonzero().flatten().tolist()
+    if never:
+        known = getattr(estimator, "classes_", None)
+        names = ", ".join(str(k if known is None else known[k]) for k in never)
+        what, option = ("component", "weight") if known is None else ("class", "prior")
+        raise InputError(
+            f"{type(estimator).__name__}: {what} {names} has {option} 0, so that its score is −∞ for every sample, "
+            f"which nothing in x causes; fit again with positive {option}s, or without this {what}"
         )
 
 

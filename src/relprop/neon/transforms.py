@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Number
 from typing import Any, final
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .affine import Affine, fitted
+from .distances import Scaled
 from .linear import known_mean
 from .monomials import Monomials
+from .registry import reader
 
 _STEPS = (
     "its output is constant between thresholds, so that no relevance can flow back through it; leave it out, or scale "
@@ -231,9 +234,19 @@ def _function(t: Any) -> list[Step]:
 @transforms("SimpleImputer")
 def _imputer(t: Any) -> list[Step]:
     """The identity: values that are missing cannot be explained, and are refused as input."""
+    if not _is_nan(t.missing_values):
+        raise InputError(
+            f"a SimpleImputer with missing_values={t.missing_values!r} cannot be neuralized: it replaces a number, so "
+            "that its output jumps there; impute before the pipeline"
+        )
     if t.add_indicator or not bool(fitted(t.statistics_).isfinite().all()):
         raise InputError("a SimpleImputer that adds or drops columns cannot be neuralized; impute before the pipeline")
     return []
+
+
+def _is_nan(value: Any) -> bool:
+    """Whether this is None, NaN or pandas' NA: no value a network computes with."""
+    return value is None or type(value).__name__ == "NAType" or (isinstance(value, Number) and bool(value != value))
 
 
 @transforms("Pipeline")
@@ -244,9 +257,8 @@ def _nested(t: Any) -> list[Step]:
 @transforms("FeatureUnion")
 def _union(t: Any) -> list[Step]:
     chosen = [(n, s) for n, s in t.transformer_list if s != "drop"]
-    if t.transformer_weights:
-        raise InputError("a FeatureUnion with transformer_weights cannot be neuralized; scale its parts instead")
-    return _beside([steps_of(s, n) for n, s in chosen], int(t.n_features_in_))
+    features = int(reader(t).n_features_in_)  # a union's own is that of its first part, dropped or not
+    return _beside([_times(t, n, features, steps_of(s, n)) for n, s in chosen], features)
 
 
 @transforms("ColumnTransformer")
@@ -257,7 +269,7 @@ def _columns(t: Any) -> list[Step]:
     for name, step, columns in t.transformers_:
         index = _indices(columns, names, features)
         if len(index) and not (isinstance(step, str) and step == "drop"):
-            chains.append([selection(index, features), *steps_of(step, name)])
+            chains.append(_times(t, name, features, [selection(index, features), *steps_of(step, name)]))
     return _beside(chains, features)
 
 
@@ -275,12 +287,31 @@ def _indices(columns: Any, names: list[str], features: int) -> list[int]:
     return [names.index(c) if isinstance(c, str) else int(c) % features for c in listed]
 
 
+def _times(t: Any, name: str, features: int, chain: list[Step]) -> list[Step]:
+    """A part of several on the same features, times what `transformer_weights` has for its name."""
+    factor = float((t.transformer_weights or {}).get(name, 1.0))
+    chain = joined([selection(range(features), features), *chain])
+    last = chain[-1]
+    if factor == 1:
+        return chain
+    if isinstance(last, Affine):
+        return [*chain[:-1], Affine(factor * last.weight, factor * last.bias, last.near)]
+    return [*chain, Stage(Scaled(factor))]
+
+
 def _beside(chains: list[list[Step]], features: int) -> list[Step]:
     """One affine map where every chain is one, else the chains as a layer."""
-    same = selection(range(features), features)
-    chains = [joined([same, *chain]) for chain in chains]
     maps = [chain[0] for chain in chains if len(chain) == 1 and isinstance(chain[0], Affine)]
     if len(maps) < len(chains):
         return [Columns(chains)]
-    near = next((m.near for m in maps if m.near is not None), None)
-    return [Affine(torch.cat([m.weight for m in maps]), torch.cat([m.bias for m in maps]), near)]
+    return [Affine(torch.cat([m.weight for m in maps]), torch.cat([m.bias for m in maps]), _near(maps, features))]
+
+
+def _near(maps: list[Affine], features: int) -> Tensor | None:
+    """Of each feature, the value of the first of the maps that reads it and knows one; 0 of others."""
+    near, known = torch.zeros(features, dtype=torch.float64), torch.zeros(features, dtype=torch.bool)
+    for m in maps:
+        if m.near is not None:
+            new = (m.weight != 0).any(0) & ~known
+            near, known = torch.where(new, m.near, near), known | new
+    return near if bool(known.any()) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -61,8 +62,8 @@ def entry(scores: Tensor, c: Any, what: str) -> Tensor:
         return scores.argmax(1)
     if isinstance(c, Tensor):
         return _indices(c, scores)
-    if isinstance(c, int) and not isinstance(c, bool):
-        return _indices(torch.full((len(scores),), c, device=scores.device), scores)
+    if isinstance(c, Integral) and not isinstance(c, bool):
+        return _indices(torch.full((len(scores),), int(c), device=scores.device), scores)
     raise TargetError(f"{what}={c!r}: give None, a class index, or a LongTensor with one index a sample")
 
 
@@ -108,10 +109,10 @@ def _token(output: Tensor, target: Token) -> Choice:
 
 def _each(index: Any, samples: int, device: torch.device, what: str) -> Tensor:
     """One whole number a sample."""
-    if isinstance(index, bool) or not isinstance(index, (int, Tensor)):
+    if isinstance(index, bool) or not isinstance(index, (Integral, Tensor)):
         raise TargetError(f"Token {what}={index!r}: give an index, or a LongTensor with one a sample")
-    if isinstance(index, int):
-        return torch.full((samples,), index, device=device)
+    if isinstance(index, Integral):
+        return torch.full((samples,), int(index), device=device)
     if index.is_floating_point() or index.dtype == torch.bool or index.shape not in ((), (samples,)):
         raise TargetError(
             f"Token {what} has shape {tuple(index.shape)} and dtype {index.dtype}; one whole number for each of the "

@@ -88,11 +88,12 @@ class LogOdds:
 
 @dataclass(frozen=True)
 class Margin:
-    """A class against one rival: the score z_c − z_c', log P_c/P_c' of the two, as R_c = z_c, R_c' = −z_c'.
+    """A class against one rival: the score z_c − z_c', as R_c = z_c, R_c' = −z_c'.
 
-    It is one difference of the first layer in section 10.3.1 of Montavon et al. 2019. `rival` None is the largest
-    other output of each sample: what `LogOdds` tends to when one rival outweighs the others. With a rival given,
-    it is `Contrast(c, rival)`; that one takes targets of any kind, this one chooses the rival.
+    Behind a softmax, and only there, it is the log-ratio log P_c/P_c' of the two probabilities. It is one difference of
+    the first layer in section 10.3.1 of Montavon et al. 2019. `rival` None is the largest other output of each sample:
+    what `LogOdds` tends to when one rival outweighs the others. With a rival given, it is `Contrast(c, rival)`; that
+    one takes targets of any kind, this one chooses the rival.
 
     `c`: as for `LogOdds`. `rival`: an index, a LongTensor with one a sample, or None; with a `Token` as c, an id.
     The score is negative where the rival's output is larger.

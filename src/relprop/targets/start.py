@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def initial(output: Tensor, target: Target = None) -> tuple[Tensor, Tensor, Any]
         return _callable(output, target)
     if isinstance(target, Tensor) and target.is_floating_point():
         return _relevance(output, target)
-    if not (target is None or isinstance(target, (Tensor, Token, int))) or isinstance(target, bool):
+    if not (target is None or isinstance(target, (Tensor, Token, Integral))) or isinstance(target, bool):
         raise TargetError(
             f"target={target!r}: give None, a class index, a LongTensor with one index a sample, a target of "
             "relprop.targets, a callable from the output to one score a sample, or a floating point tensor shaped like "

@@ -1,8 +1,8 @@
-"""Word vectors in GloVe's text format: a word and its numbers a line, separated by single spaces."""
+"""Word vectors in GloVe's text format: a word and its numbers a line, separated by spaces."""
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -11,16 +11,20 @@ from torch import Tensor
 
 from relprop.errors import WeightsError
 
+# what begins as a number does; in a first line, a part that does and is none is taken for a broken number, not a word
+BROKEN = re.compile(r"[+-]?\.?[0-9]")
+
 
 def read_glove(path: str | Path, words: Collection[str] | None = None) -> tuple[list[str], Tensor]:
     """The words of a file and their vectors: a list of V words, and (V, d) float32.
 
     `path`: a text file in UTF-8, as glove.6B.50d.txt (Pennington, Socher and Manning 2014). The first line tells d; a
-    word may contain spaces, as some of glove.840B do. `words`: keep these alone; of the others, the line's form is
-    checked and its numbers are not read, which is faster. Words are kept in the file's order.
+    word may contain spaces, as some of glove.840B do; several in a row count as one. `words`: keep these alone; of the
+    others, the line's form is checked and its numbers are not read, which is faster. Words stay in the file's order.
 
     Raises `WeightsError`, naming file and line: a missing or empty file, a line that is empty or not UTF-8, a line
-    without numbers or with another count of them, a number that is none or not finite, a word that stands there twice.
+    without numbers or with another count of them, a number that is none, not finite or too large for float32, a word
+    that stands there twice.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -67,10 +71,13 @@ def lines(file: Path) -> Iterator[tuple[int, str]]:
 
 def width_of(line: str, where: str) -> int:
     """How many numbers follow the word in the first line."""
-    parts = line.rstrip(" ").split(" ")
+    parts = re.sub(" +", " ", line.rstrip(" ")).split(" ")
     count = len(parts) - 1
     while count and not is_number(parts[-count]):
         count -= 1  # of the word, which contains spaces
+    broken = next((part for part in parts[1 : len(parts) - count] if BROKEN.match(part) and not is_number(part)), None)
+    if count and broken is not None:
+        raise WeightsError(f"{where}: {broken!r} is not a finite number")
     if count == 1 and is_number(parts[0]) and len(parts) == 2:
         raise WeightsError(
             f"{where}: {line!r} is the head of a word2vec file, not a word with its numbers; delete this line"
@@ -82,7 +89,7 @@ def width_of(line: str, where: str) -> int:
 
 def divided(line: str, width: int, where: str) -> tuple[str, list[str]]:
     """The word of a line and its numbers as they are written."""
-    word, *parts = line.rstrip(" ").rsplit(" ", width)
+    word, *parts = re.sub("  +", " ", line.rstrip(" ")).rsplit(" ", width)
     if not word.strip(" "):
         raise WeightsError(f"{where}: {shortened(line)} has no word in front of its numbers; delete the line")
     rest = word.split(" ")[1:]
@@ -95,9 +102,9 @@ def divided(line: str, width: int, where: str) -> tuple[str, list[str]]:
 
 
 def read_number(part: str, where: str) -> float:
-    """A finite number."""
-    if not is_number(part) or not math.isfinite(value := float(part)):
-        raise WeightsError(f"{where}: {part!r} is not a finite number")
+    """A finite number that float32 holds."""
+    if not is_number(part) or not abs(value := float(part)) <= torch.finfo(torch.float32).max:
+        raise WeightsError(f"{where}: {part!r} is not a finite number of float32")
     return value
 
 
