@@ -300,7 +300,7 @@ def check_beta(beta: Any) -> float:
     """The stiffness of a pool, ∞ for None; InputError where it is not positive."""
     if beta is None:
         return math.inf
-    if isinstance(beta, bool) or not isinstance(beta, Real) or not beta > 0:
+    if isinstance(beta, bool) or not isinstance(beta, Real) or not float(beta) > 0:
         raise InputError(
             f"beta={beta!r}: the stiffness of a soft minimum is a positive number, or None for the minimum"
         )
