@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,17 +63,7 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         """A heatmap inside a notebook, or the text where relevance is no image."""
-        import base64
-        import html
-        import io
-
-        try:
-            figure = self.plot()
-        except (InputError, ImportError):
-            return f"<pre>{html.escape(repr(self))}</pre>"
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", bbox_inches="tight")
-        return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="relevance">'
+        return notebook(self, "relevance")
 
     def __repr__(self) -> str:
         shapes = torch.utils._pytree.tree_map(lambda t: tuple(t.shape) if isinstance(t, Tensor) else t, self.relevance)
@@ -78,6 +71,17 @@ class Explanation:
         scores = [round(s, 4) for s in self.score.flatten()[:8].tolist()]
         kept = "" if not isinstance(self.ledger, Ledger) else f", ledger closes: {self.ledger.closes()}"
         return f"Explanation(relevance {shapes}, target {target}, score {scores}{kept})"
+
+
+def notebook(result: Any, alt: str) -> str:
+    """What `result.plot()` draws as HTML that needs nothing else, or the result as text where it cannot be drawn."""
+    try:
+        figure = result.plot()
+    except (InputError, ImportError):
+        return f"<pre>{html.escape(repr(result))}</pre>"
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight")
+    return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="{alt}">'
 
 
 def _short(target: Any) -> str:

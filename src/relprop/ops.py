@@ -198,7 +198,7 @@ TABLE: dict[Any, Op] = {
     **_rows(Op(Family.MIN_POOL), own.soft_min.default),
     **_rows(Op(Family.CONTRAST, bias=1, channel=-1, adjoint=pooling.contrasts_adjoint), own.contrasts.default),
     **_rows(Op(Family.CONTRAST, bias=1, channel=-1, adjoint=pooling.shifted_adjoint), own.shifted.default),
-    **_shape(own.centred.default, adjoint=adjoints.expand, sign=Sign.UNKNOWN),
+    **_rows(Op(Family.SHAPE, adjoint=adjoints.expand, zero=False), own.centred.default),
     **_shape(own.smallest.default, adjoint=pooling.smallest_adjoint),
     **_rows(Op(Family.LRN, sign=Sign.KEPT), local_response_norm),
     **_rows(Op(Family.SOFTMAX, sign=Sign.ALWAYS), aten.softmax.int, aten._softmax.default),

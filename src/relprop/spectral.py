@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import InputError
+from .values import finite
 
 Sides = Literal["one", "two"]
 
@@ -122,7 +123,7 @@ def ratio(x: Tensor, R: Tensor) -> Tensor:
             "that give inputs of 0 none (zero, epsilon, gamma, z_plus, not w_square, flat, z_box)"
         )
     q = torch.where(x == 0, 0.0, R / torch.where(x == 0, 1.0, x))
-    if not bool(torch.isfinite(q).all()):
+    if not finite(q):
         raise InputError("R / x is infinite where the signal is nearly 0; give float64, or scale the signal")
     return q
 
@@ -136,7 +137,7 @@ def check_signal(x: Tensor, R: Tensor) -> None:
     for name, t in (("x", x), ("R", R)):
         if t.dtype not in (torch.float32, torch.float64):
             raise InputError(f"{name} is {t.dtype}; give float32 or float64")
-        if not bool(torch.isfinite(t).all()):
+        if not finite(t):
             raise InputError(f"{name} holds NaN or infinity")
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..explanation import notebook
 from ..program import Ledger
 from .plan import Cost
 
@@ -186,17 +187,7 @@ class JointRelevance:
 
     def _repr_html_(self) -> str:
         """Arcs or matrix of the first pair inside a notebook, or the text where they cannot be drawn."""
-        import base64
-        import html
-        import io
-
-        try:
-            figure = self.plot()
-        except (InputError, ImportError):
-            return f"<pre>{html.escape(repr(self))}</pre>"
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", bbox_inches="tight")
-        return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="joint relevance">'
+        return notebook(self, "joint relevance")
 
     def __repr__(self) -> str:
         score, pairs = ([round(v, 4) for v in t[:8].tolist()] for t in (self.score, self.ledger.pairs))

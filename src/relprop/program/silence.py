@@ -59,7 +59,7 @@ class Silence:
             return number_at_zero(self.reading, a.node) == 0
         if a.rule.name == "pass_":  # other maps have constants, or take a place's value from others
             return family in (Family.SCALE, Family.LRN)
-        return ops.name(a.node.target) != "centred"
+        return ops.TABLE[a.node.target].zero
 
 
 def number_at_zero(reading: Reading, node: fx.Node) -> float:

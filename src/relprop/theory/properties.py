@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import InputError, TheoryError
 from ..explanation import Explanation
 from ..program import Ledger
+from ..values import finite
 
 ROUNDING = 64  # additions' worth of rounding allowed, relative to Σ |R|
 
@@ -117,6 +118,6 @@ def _array(name: str, value: Any) -> Tensor:
     R = R if R.is_floating_point() else R.to(torch.float64)
     if R.dim() == 0 or R.numel() == 0:
         raise InputError(f"{name} is {tuple(R.shape)}; its first dimension counts samples")
-    if not bool(torch.isfinite(R).all()):
+    if not finite(R):
         raise InputError(f"{name} holds NaN or infinity: nothing can be said of its sum")
     return R

@@ -29,6 +29,7 @@ from .. import rules
 from ..errors import CompositeError, InputError, TheoryError
 from ..rules.parameters import check_parameters
 from ..rules.registry import Rule, RuleFunction
+from ..values import finite
 
 Parameters = dict[str, Any]
 Direction = Callable[[Tensor, Tensor, Tensor, Parameters], tuple[Tensor, Tensor]]
@@ -284,7 +285,7 @@ def _table(name: str, value: Any, dims: int) -> Tensor:
     if t.dim() != dims or t.numel() == 0:
         wanted = {"a": "(samples, J)", "w": "(J, K)", "b": "(K,)"}.get(name, "(samples, K)")
         raise InputError(f"{name} is {tuple(t.shape)}; give {wanted}")
-    if not bool(torch.isfinite(t).all()):
+    if not finite(t):
         raise InputError(f"{name} holds NaN or infinity")
     return t
 
