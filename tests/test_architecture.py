@@ -20,7 +20,7 @@ FILES = sorted(SRC.rglob("*.py"))
 # From low to high. A level may need an order within itself: its parts follow each other here, and a unit (a file, or a
 # folder with all its files) imports only units of earlier lines.
 LEVELS = (
-    {"errors", "values", "version"},  # 0
+    {"errors", "turns", "values", "version"},  # 0
     {"targets", "show", "zoo", "evaluate", "forecast", "spectral"},  # leaves, beside the levels: errors only
     {"adjoints", "pooling", "recurrence"},  # 1
     {"ops"},

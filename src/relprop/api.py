@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import nullcontext
 from typing import Any, Literal, final
 
 import torch
@@ -23,6 +22,7 @@ from .prepared import Prepared
 from .program import source
 from .report import Report, RuleTable
 from .targets import Target
+from .turns import alone, together
 
 
 @final
@@ -39,6 +39,9 @@ class Explainer:
 
     `example_inputs` fix the shapes; the batch size is free. When the model's weights change, the next call captures
     them anew. `rules` is the rule table, `code` the program as Python text, `program` the program as a graph module.
+
+    Any number of threads may explain at once. While one captures a model, which takes seconds, the others wait, for
+    torch.export changes `nn.Module` for all of them; modules of your own had better not be called meanwhile.
 
     What follows changes no rule, and is the same in `relprop.explain`. `compile`: the program is compiled by
     `torch.compile`, as one graph; worth its seconds where the same shapes are explained many times. `checkpoint`: the
@@ -95,25 +98,36 @@ class Explainer:
         state, tensors = self._state(inputs)
         program = state.program(ledger, record)
         differentiate = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-        with undisturbed(tensors[0].device) if state.draws else nullcontext(), torch.set_grad_enabled(differentiate):
+        with undisturbed(tensors[0].device) if state.draws else together(), torch.set_grad_enabled(differentiate):
             return state.run(program, tensors, target, ledger)
 
     def _state(self, inputs: Inputs) -> tuple[Prepared, list[Tensor]]:
         """What fits these inputs and the model's present weights: the capture for any batch size, or for this one."""
         with self._lock:
-            if any(s.stale(self.model) for s in self._states.values()):
-                self._states.clear()
-            known = next(iter(self._states.values()), None)
-            batch = known.samples(inputs) if known else None
-            state = self._states.get(batch) or self._states.get(None)
+            state, batch = self._known(inputs)
             if state is not None:
                 tensors = state.check(inputs)
-                if not state.captured.dynamic or state.fits(self.model, tensors, batch or 0):
+                if state.known_to_fit(batch):
+                    return state, tensors
+        with alone(), self._lock:  # in this order: who is alone may wait for the lock, never the other way round
+            state, batch = self._known(inputs)
+            if state is not None:
+                tensors = state.check(inputs)
+                if state.fits(self.model, tensors, batch):
                     return state, tensors
             state = Prepared(self.model, inputs, self.composite, self.execution, dynamic=None not in self._states)
             any_size = (state.captured.dynamic or state.captured.single) and None not in self._states
             self._states[None if any_size else state.captured.batch] = state
             return state, state.check(inputs)
+
+    def _known(self, inputs: Inputs) -> tuple[Prepared | None, int]:
+        """What was captured of the present model for inputs of this batch size, and that size."""
+        if any(s.stale(self.model) for s in self._states.values()):
+            self._states.clear()
+        if not self._states:
+            return None, 0
+        batch = self._any.samples(inputs)
+        return self._states.get(batch) or self._states.get(None), batch
 
     @property
     def _any(self) -> Prepared:
@@ -175,6 +189,7 @@ def explain(
     return explainer(inputs, target, ledger=ledger, record=record)
 
 
+@alone()
 def examine(model: Any, inputs: Any, composite: str | Composite = "auto", **rule_options: Any) -> Report:
     """What relprop would do with a model, before anything runs backward; never raises for a missing rule.
 
@@ -201,7 +216,8 @@ def examine(model: Any, inputs: Any, composite: str | Composite = "auto", **rule
 
 def _network(model: Any, inputs: Any) -> tuple[nn.Module, Any]:
     """What is explained, and the inputs it takes: an estimator as a network, and its table as a tensor."""
-    network = neon.neuralize(model) if neon.is_estimator(model) else model
+    with alone():  # a module is made
+        network = neon.neuralize(model) if neon.is_estimator(model) else model
     check_model(network)
     return network, neon.as_inputs(network, inputs)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import io
 import logging
-import threading
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -34,10 +33,8 @@ from .ops import name as op_name
 from .placed import is_placed, shared_hooks, without_hooks
 from .recurrence import PACKED, holds_packed
 from .samples import symbolic
+from .turns import alone
 from .values import out_of_memory, same
-
-_GLOBALS = threading.RLock()  # torch.export patches nn.Module; generators are saved and restored: one thread at a time
-
 
 # What a graph is for: any batch size, one sample at a time, or the batch size of capture.
 _ANY, _SINGLE, _FIXED = "any", "single", "fixed"
@@ -81,7 +78,7 @@ def undisturbed(device: torch.device) -> Iterator[None]:
     One thread at a time: a second would take the numbers drawn by the first for the state to come back to.
     """
     devices = [device] if device.type == "cuda" else []
-    with _GLOBALS, torch.random.fork_rng(devices=devices):
+    with alone(), torch.random.fork_rng(devices=devices):
         yield
 
 
@@ -260,8 +257,8 @@ def _graph(flat: nn.Module, tensors: tuple[Tensor, ...], shapes: Any) -> fx.Grap
         finally:
             for logger, level in zip(quiet, levels, strict=True):
                 logger.setLevel(level)
-            hooks.clear()
-            hooks.update(registered)
+            for key in [k for k in hooks if k not in registered]:
+                del hooks[key]
     assert isinstance(module, fx.GraphModule)
     for node in module.graph.nodes:  # for inputs in another memory format a view may not exist
         if node.op == "call_function" and op_name(node.target) in ("view", "_unsafe_view"):

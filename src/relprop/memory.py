@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from . import targets
 from .captured import Captured
 from .program import Program
+from .turns import together
 
 # Amounts by device.
 Bytes = Mapping[torch.device, int]
@@ -148,7 +149,8 @@ def rehearse(
     """
     known = _REHEARSED.setdefault(program.whole, {})
     if (samples, held) not in known:
-        known[samples, held] = _rehearse(program, captured, tensors, samples, held or captured.single)
+        with together():
+            known[samples, held] = _rehearse(program, captured, tensors, samples, held or captured.single)
     return known[samples, held]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, final
@@ -28,6 +27,7 @@ from .ready import ready
 from .report import RuleTable
 from .samples import Batch
 from .targets import Target, competing, initial
+from .turns import alone
 from .values import finite
 
 
@@ -35,6 +35,7 @@ from .values import finite
 class Prepared:
     """A model captured, canonized and with its rules: what depends on its weights (and perhaps on the batch size)."""
 
+    @alone()
     def __init__(
         self,
         model: nn.Module,
@@ -68,7 +69,6 @@ class Prepared:
         self._probes = probes(model, self.captured.module)
         self._sums: list[int] = []
         self._programs: dict[tuple[bool, tuple[str, ...]], Program] = {}
-        self._lock = threading.Lock()
 
     def interleaved(self) -> list[str]:
         """What to say of each place where the samples of the batch can no longer be told apart."""
@@ -95,11 +95,15 @@ class Prepared:
         moving = (t for t, s in zip(tensors, self.shapes, strict=True) if s[0] == self.captured.batch)
         return next((t.shape[0] for t in moving if t.dim()), 0)
 
+    def known_to_fit(self, batch: int) -> bool:
+        """Whether the graph has been found to be the model at this batch size (code may branch on it)."""
+        return not self.captured.dynamic or batch in self._fitting
+
     def fits(self, model: nn.Module, tensors: list[Tensor], batch: int) -> bool:
-        """Whether the graph is the model at this batch size too; asked once a size (code may branch on it)."""
-        if batch not in self._fitting and runs_as(self.captured, model, [t.detach() for t in tensors]):
+        """Whether the graph is the model at this batch size too."""
+        if not self.known_to_fit(batch) and runs_as(self.captured, model, [t.detach() for t in tensors]):
             self._fitting.add(batch)
-        return batch in self._fitting
+        return self.known_to_fit(batch)
 
     def check(self, inputs: Inputs) -> list[Tensor]:
         """The tensors of further inputs, refusing other shapes, types and devices than those captured."""
@@ -124,17 +128,23 @@ class Prepared:
         return tensors
 
     def program(self, ledger: bool, record: tuple[str, ...]) -> Program:
-        with self._lock:
-            key = (ledger, record)
-            if key not in self._programs:
-                nodes = {name: self._recorded(name) for name in record}
-                self._programs[key] = emit(
-                    self.captured, self.reading, self.assignment, self.explained, ledger=ledger, record=nodes,
-                    half=self.execution.precision is not None, checkpoint=self.execution.checkpoint,
-                    compiled=self.execution.compile,
-                )  # fmt: skip
-                self._sums = checksums(self._sources())
-            return self._programs[key]
+        """The program with these outputs, emitted when it is first asked for."""
+        key = (ledger, record)
+        return self._programs.get(key) or self._emitted(key)
+
+    @alone()
+    def _emitted(self, key: tuple[bool, tuple[str, ...]]) -> Program:
+        if key not in self._programs:  # another thread may have been faster
+            ledger, record = key
+            nodes = {name: self._recorded(name) for name in record}
+            program = emit(
+                self.captured, self.reading, self.assignment, self.explained, ledger=ledger, record=nodes,
+                half=self.execution.precision is not None, checkpoint=self.execution.checkpoint,
+                compiled=self.execution.compile,
+            )  # fmt: skip
+            self._sums = checksums(self._sources())
+            self._programs[key] = program
+        return self._programs[key]
 
     def _recorded(self, name: str) -> fx.Node:
         """The node of this name, or the value that leaves the module of this path, however deep it was computed."""

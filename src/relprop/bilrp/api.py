@@ -15,6 +15,7 @@ from ..composites import Composite
 from ..errors import CompositeError, InputError, RelpropError, RuleError
 from ..guards import check_model
 from ..program import Ledger
+from ..turns import together
 from ..values import same, tolerance
 from .branch import Branch
 from .cells import Pool
@@ -65,6 +66,7 @@ class PairExplainer:
         self._explainers: dict[Any, Explainer] = {}
         self.explainers = tuple(self._explainer(m, i) for m, i in zip(self.models, (x, x2), strict=True))
 
+    @together()
     def __call__(self, x: Inputs, x2: Inputs, *, ledger: bool = False) -> JointRelevance:
         """Explain the similarity of each row of `x` with that of `x2`; see `relprop.bilrp`."""
         one, two = pair = self._branches(x, x2)

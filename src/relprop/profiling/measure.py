@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +19,7 @@ from ..errors import InputError, TargetError
 from ..memory import Alive
 from ..prepared import Prepared
 from ..targets import Target
+from ..turns import together
 from .counter import Counted, Counter
 from .fold import CALLS, Measured, Nodes
 from .gradient import Around, Gradient, OpGradients
@@ -66,7 +66,7 @@ def profile(
     state, tensors = explainer._state(inputs)
     parts = _Parts(explainer, state, inputs, tensors, target)
     notes = [] if parts.plain.whole else ["tokens have no gradient: the plain gradient is taken at their embedding"]
-    with undisturbed(state.device) if state.draws else nullcontext():
+    with undisturbed(state.device) if state.draws else together():
         measured = parts.measured(repeats)
     machine = measured.machine
     return Profile(
