@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._decomp import decompositions
+from torch.overrides import TorchFunctionMode
 
 import relprop
 from checks import check_same_map, check_sums_to
@@ -323,3 +325,31 @@ def test_the_advice_on_packed_sequences_works() -> None:
     for i, n in enumerate(lengths.tolist()):
         check_same_map(relevance[i : i + 1, :n], by_gradient(oracle, (x[i : i + 1, :n],))[0], 1e-9)
     assert relevance[1, 2:].abs().max() == 0
+
+
+class Counting(TorchFunctionMode):
+    """Counts calls of torch's functions."""
+
+    calls = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN, RNN_RELU])
+def test_capture_does_not_walk_through_the_steps(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    mode, counts, plain = Counting(), [], decompositions._rnn_helper
+
+    def counted(*args: Any) -> Any:
+        with mode:
+            return plain(*args)
+
+    monkeypatch.setattr(decompositions, "_rnn_helper", counted)
+    for steps in (5, 50):
+        net = kind(3, 4, batch_first=True, num_layers=2, bidirectional=True).double()
+        model, mode.calls = Net(lambda m, x: m.net(x)[0][:, -1], net=net), 0
+        explained(model, torch.randn(2, steps, 3).double())
+        counts.append(mode.calls)
+        assert decompositions._rnn_helper is counted, "torch is not as it was"
+    assert counts[0] == counts[1] > 0

@@ -31,7 +31,7 @@ from .mixing import first_mixing, mixes
 from .ops import OPENED, Family, lookup
 from .ops import name as op_name
 from .placed import is_placed, shared_hooks, without_hooks
-from .recurrence import PACKED, holds_packed
+from .recurrence import PACKED, first_step_tells, holds_packed
 from .samples import symbolic
 from .turns import alone
 from .values import out_of_memory, same
@@ -245,7 +245,7 @@ def _graph(flat: nn.Module, tensors: tuple[Tensor, ...], shapes: Any) -> fx.Grap
     levels, hooks = [logger.level for logger in quiet], nn.modules.module._global_buffer_registration_hooks
     registered = dict(hooks)  # torch 2.11 leaves its own behind when an export fails
     # what torch prints and warns of: its internals, and a graph in part where an export fails
-    with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()), first_step_tells():
         warnings.simplefilter("ignore")
         for logger in quiet:  # a refusal is told by our error, once
             logger.setLevel(logging.CRITICAL)

@@ -6,12 +6,17 @@ rows i, f, g, o of an LSTM, r, z, n of a GRU. `reverse` runs from the last step 
 
 from __future__ import annotations
 
+import functools
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._decomp import decompositions
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.utils.rnn import PackedSequence
 
 aten = torch.ops.aten
@@ -27,6 +32,35 @@ def holds_packed(error: BaseException) -> bool:
     """Whether a packed sequence was in use where an error was raised."""
     frames = traceback.walk_tb(error.__traceback__)
     return any(isinstance(v, PackedSequence) for frame, _ in frames for v in frame.f_locals.values())
+
+
+@contextmanager
+def first_step_tells() -> Iterator[None]:
+    """Within, the shapes of a recurrent layer's output are computed from its first step.
+
+    torch's stand-in for the kernel, which runs when a model is exported, takes the steps one by one: 10 s for a few
+    hundred, though every step has the same shape. Where operations are recorded all steps are taken. Changes torch for
+    all threads: for one that is `alone`.
+    """
+    plain: Any = decompositions._rnn_helper
+
+    @functools.wraps(plain)
+    def helper(*args: Any) -> Any:
+        *rest, layer = args
+        packed = isinstance(layer, functools.partial) and "batch_sizes" in layer.keywords
+        return plain(*rest, layer if packed or get_proxy_mode() is not None else functools.partial(_first_step, layer))
+
+    decompositions._rnn_helper = helper
+    try:
+        yield
+    finally:
+        decompositions._rnn_helper = plain
+
+
+def _first_step(layer: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """A tensor like the output of a layer for all steps of x, and its last state."""
+    out, state = layer(x[:1], *args, **kwargs)
+    return out.new_empty((x.shape[0], *out.shape[1:])), state
 
 
 def lstm_layer(
