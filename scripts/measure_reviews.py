@@ -34,6 +34,7 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "lstm": {
         'auto (LRP-ε, gate="signal")': {"composite": "auto"},
+        'auto, residual="epsilon"': {"composite": "auto", "residual": "epsilon"},
         'auto, gate="half"': {"composite": "auto", "gate": "half"},
         "input × gradient": {},
     },

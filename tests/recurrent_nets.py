@@ -7,7 +7,7 @@ gradient times the input is LRP (ε = 0): what takes nothing is detached, a tanh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,12 +18,13 @@ States = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How a gate weighs a signal, and what a gate and a tanh are."""
+    """How a gate weighs a signal, what a gate and a tanh are, and what a memory adds up to."""
 
     product: Callable[[Tensor, Tensor], Tensor]
     sigmoid: Callable[[Tensor], Tensor]
     tanh: Callable[[Tensor], Tensor]
     relu: Callable[[Tensor], Tensor]
+    total: Callable[[Tensor, Tensor], Tensor] = torch.add
 
 
 def _ratio(f: Callable[[Tensor], Tensor], at_zero: float = 0.0) -> Callable[[Tensor], Tensor]:
@@ -39,14 +40,25 @@ HALF = Arithmetic(
     _ratio(torch.tanh),
     _ratio(torch.relu),
 )
+
+
+def _bounded(old: Tensor, new: Tensor) -> Tensor:
+    """old + new, of which each gives its magnitude over the sum of the two: a held factor times |old| + |new|."""
+    size = old.abs() + new.abs()
+    held = (torch.where(size == 0, 0.0, old + new) / torch.where(size == 0, 1.0, size)).detach()
+    return held * size
+
+
+# By the options `gate` and `residual`.
 ARITHMETIC = {"signal": SIGNAL, "half": HALF}
+ARITHMETIC |= {f"{gate}, magnitude": replace(k, total=_bounded) for gate, k in ARITHMETIC.items()}
 
 
 def lstm_step(k: Arithmetic, x: Tensor, states: States, w: dict[str, Tensor]) -> States:
     """(h, c) of the next step; gates i, f, g, o."""
     h, c = states
     i, f, g, o = (x @ w["weight_ih"].T + w["bias_ih"] + h @ w["weight_hh"].T + w["bias_hh"]).chunk(4, -1)
-    c = k.product(k.sigmoid(f), c) + k.product(k.sigmoid(i), k.tanh(g))
+    c = k.total(k.product(k.sigmoid(f), c), k.product(k.sigmoid(i), k.tanh(g)))
     h = k.product(k.sigmoid(o), k.tanh(c))
     return (h @ w["weight_hr"].T if "weight_hr" in w else h), c
 
@@ -58,7 +70,7 @@ def gru_step(k: Arithmetic, x: Tensor, states: States, w: dict[str, Tensor]) -> 
     hr, hz, hn = (h @ w["weight_hh"].T + w["bias_hh"]).chunk(3, -1)
     z = k.sigmoid(xz + hz)
     n = k.tanh(xn + k.product(k.sigmoid(xr + hr), hn))
-    return (k.product(1 - z, n) + k.product(z, h),)
+    return (k.total(k.product(1 - z, n), k.product(z, h)),)
 
 
 def rnn_step(k: Arithmetic, x: Tensor, states: States, w: dict[str, Tensor], relu: bool = False) -> States:

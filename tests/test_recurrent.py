@@ -27,7 +27,7 @@ from recurrent_nets import (
     unrolled,
     weights_of,
 )
-from relprop import rules
+from relprop import composites, rules
 from relprop.composites import Composite, family
 from relprop.errors import CaptureError, CompositeError
 
@@ -36,12 +36,15 @@ GATES = ("signal", "half")
 RNN_RELU = partial(nn.RNN, nonlinearity="relu")
 WIDE = {"num_layers": 2, "bidirectional": True}
 
-# network, what is read of it, where its initial states come from, the option `gate`
+# network, what is read of it, where its initial states come from, the options `gate` and `residual`
 CASES: dict[str, tuple[Any, dict[str, Any], str, str, str]] = {
     "lstm": (nn.LSTM, WIDE, "yhc", "given", "signal"),
     "lstm, half": (nn.LSTM, WIDE, "yh", "held", "half"),
     "lstm, projected": (nn.LSTM, {"proj_size": 2, **WIDE}, "yhc", "given", "signal"),
     "lstm, no bias": (nn.LSTM, {"bias": False, **WIDE}, "yc", "zero", "signal"),
+    "lstm, magnitude": (nn.LSTM, WIDE, "yhc", "given", "signal, magnitude"),
+    "lstm, no bias, magnitude": (nn.LSTM, {"bias": False, **WIDE}, "yc", "zero", "signal, magnitude"),
+    "gru, magnitude": (nn.GRU, WIDE, "yh", "given", "half, magnitude"),
     "gru": (nn.GRU, WIDE, "yh", "given", "half"),
     "gru, no bias": (nn.GRU, {"bias": False, **WIDE}, "y", "zero", "signal"),
     "rnn": (nn.RNN, {}, "h", "held", "signal"),
@@ -49,8 +52,14 @@ CASES: dict[str, tuple[Any, dict[str, Any], str, str, str]] = {
 }
 
 
-def explained(model: nn.Module, inputs: Any, gate: str = "signal", epsilon: float = 0.0) -> relprop.Explanation:
-    e = relprop.explain(model, inputs, 0, "epsilon", gate=gate, epsilon=epsilon, ledger=True)
+def explained(model: nn.Module, inputs: Any, shares: str = "signal", epsilon: float = 0.0) -> relprop.Explanation:
+    """By the recipe epsilon; `shares`: the option `gate` and, behind a comma, how memories share."""
+    gate, _, residual = shares.partition(", ")
+    recipe = composites.get("epsilon", gate=gate, epsilon=epsilon)
+    if residual:  # of the memories alone, not of sums beside them
+        rule = partial(rules.recurrent, gate=gate, residual=residual, epsilon=epsilon)
+        recipe = Composite([(family("recurrent"), rule)], required=False) + recipe
+    e = relprop.explain(model, inputs, 0, recipe, ledger=True)
     assert e.ledger.closes(1e-9)
     return e
 
@@ -58,12 +67,12 @@ def explained(model: nn.Module, inputs: Any, gate: str = "signal", epsilon: floa
 @pytest.mark.parametrize("case", CASES)
 def test_a_network_is_input_times_gradient_of_the_same_with_held_gates(case: str) -> None:
     """Without biases, moreover, the inputs get the score."""
-    kind, options, use, start, gate = CASES[case]
+    kind, options, use, start, shares = CASES[case]
     net = make(kind, **options)
-    model, oracle = Read(net, use, start).eval(), Read(net, use, start, ARITHMETIC[gate])
+    model, oracle = Read(net, use, start).eval(), Read(net, use, start, ARITHMETIC[shares])
     inputs = model.inputs()
     check_same_map(oracle(*inputs), model(*inputs), RTOL)
-    e = explained(model, inputs, gate)
+    e = explained(model, inputs, shares)
     for got, expected in zip(e.relevance, by_gradient(oracle, inputs), strict=True):
         check_same_map(got, expected, RTOL, case)
     if not net.bias:
@@ -242,17 +251,27 @@ def test_a_sequence_that_is_no_input_keeps_its_share_as_bias() -> None:
     check_sums_to(e.ledger.bias, of_x.sum((1, 2)), 1e-9)
 
 
-def test_every_recipe_takes_the_gate_option_and_a_composite_the_rule() -> None:
+def test_every_recipe_takes_the_options_and_a_composite_the_rule() -> None:
     net = make(nn.LSTM)
     model = Net(lambda m, x: m.net(x)[0][:, -1], net=net)
     (x,) = Read(net).inputs()
-    oracle = Net(lambda m, x: unrolled(ARITHMETIC["half"], net, x, (torch.zeros(1, len(x), 4).double(),) * 2)[0][:, -1])
-    (half,) = by_gradient(oracle, (x,))
-    own = Composite([(family("recurrent"), partial(rules.recurrent, gate="half", epsilon=0.0))])
-    check_same_map(relprop.explain(model, x, 0, own).relevance, half, RTOL)
-    check_same_map(relprop.explain(model, x, 0, "auto", gate="half", epsilon=0.0).relevance, half, RTOL)
-    with pytest.raises(CompositeError, match="gate='all': it is one of signal, half"):
-        relprop.explain(model, x, 0, [(family("recurrent"), partial(rules.recurrent, gate="all"))])
+    found = []
+    for shares, residual in (("half", "epsilon"), ("half, magnitude", "magnitude")):
+        oracle = Net(
+            lambda m, x, k=shares: unrolled(ARITHMETIC[k], net, x, (torch.zeros(1, len(x), 4).double(),) * 2)[0][:, -1]
+        )
+        (expected,) = by_gradient(oracle, (x,))
+        own = Composite([(family("recurrent"), partial(rules.recurrent, gate="half", residual=residual, epsilon=0.0))])
+        check_same_map(relprop.explain(model, x, 0, own).relevance, expected, RTOL)
+        for recipe in ("auto", "epsilon"):
+            options = {"gate": "half", "residual": residual, "epsilon": 0.0}
+            check_same_map(relprop.explain(model, x, 0, recipe, **options).relevance, expected, RTOL)
+        found.append(expected)
+    check_same_map(relprop.explain(model, x, 0, "auto", gate="half", epsilon=0.0).relevance, found[1], RTOL)
+    assert float((found[0] - found[1]).abs().max()) > 1e-3
+    for option, choices in (("gate", "signal, half"), ("residual", "epsilon, magnitude")):
+        with pytest.raises(CompositeError, match=f"{option}='all': it is one of {choices}"):
+            relprop.explain(model, x, 0, [(family("recurrent"), partial(rules.recurrent, **{option: "all"}))])
 
 
 def test_the_program_names_the_layers_and_runs_by_itself() -> None:
@@ -353,3 +372,26 @@ def test_capture_does_not_walk_through_the_steps(kind: Any, monkeypatch: pytest.
         counts.append(mode.calls)
         assert decompositions._rnn_helper is counted, "torch is not as it was"
     assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_a_long_memory_shared_by_magnitude_amplifies_nothing(kind: Any) -> None:
+    """All gates ½ and nothing fed back: m_t = (m_t−1 + tanh(w x_t)) / 2, of which each step gets a share of one sign."""
+    net = kind(1, 1, batch_first=True, bias=False).double()
+    net.weight_ih_l0.data.zero_()[2] = 2.0
+    net.weight_hh_l0.data.zero_()
+    model = Net(lambda m, x: m.net(x)[0][:, -1], net=net)
+    x = torch.randn(6, 60, 1, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    amounts = {}
+    for shares in ("signal", "signal, magnitude"):
+        e = explained(model, x, shares)
+        amounts[shares] = e.relevance.abs().sum((1, 2)) / e.score.abs()
+        check_sums_to(e.relevance.sum((1, 2)), e.score, 1e-9)
+    check_same_map(amounts["signal, magnitude"], torch.ones(6).double(), 1e-12)
+    assert float(amounts["signal"].max()) > 3
+    m = torch.zeros(6).double()
+    R = torch.zeros(6, 0).double()  # of the steps, for m_t of relevance 1: each step's share of the rest, by hand
+    for new in torch.tanh(2 * x[..., 0]).unbind(1):
+        share = new.abs() / (new.abs() + m.abs())
+        R, m = torch.cat([R * (1 - share)[:, None], share[:, None]], 1), (m + new) / 2
+    check_same_map(explained(model, x, "signal, magnitude").relevance[..., 0], R * model(x).detach(), 1e-10)

@@ -16,6 +16,7 @@ from relprop.rules import Call
 
 RTOL = 1e-10
 GATES = ("signal", "half")
+SHARES = tuple((gate, residual) for gate in GATES for residual in ("epsilon", "magnitude"))
 KINDS = {
     "lstm": nn.LSTM,
     "lstm, projected": partial(nn.LSTM, proj_size=2),
@@ -50,17 +51,21 @@ def arriving(f: Call) -> Tensor:
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("shares", SHARES, ids=", ".join)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_layer_is_input_times_gradient_of_the_same_with_held_gates(kind: str, gate: str, reverse: bool) -> None:
+def test_a_layer_is_input_times_gradient_of_the_same_with_held_gates(
+    kind: str, shares: tuple[str, str], reverse: bool
+) -> None:
+    gate, residual = shares
+    arithmetic = ARITHMETIC[gate + ", magnitude" * (residual == "magnitude")]
     for bias in (True, False):
         f = call(kind, bias=bias, reverse=reverse)
         R = torch.where(f.y == 0, 0.0, arriving(f))  # units at 0 have none above the next layer
         leaves = tuple(a.clone().requires_grad_() for a in f.operands)
-        y = by_steps(ARITHMETIC[gate], kind, make(KINDS[kind], bias=bias), leaves, reverse)
+        y = by_steps(arithmetic, kind, make(KINDS[kind], bias=bias), leaves, reverse)
         check_same_map(y.detach(), f.y, RTOL)
         gradients = torch.autograd.grad((y * R / torch.where(f.y == 0, 1.0, f.y)).sum(), leaves)
-        out = rules.recurrent(R, f, gate=gate, epsilon=0.0)
+        out = rules.recurrent(R, f, gate=gate, residual=residual, epsilon=0.0)
         for got, a, g in zip(out, leaves, gradients, strict=True):
             check_same_map(got, a.detach() * g, RTOL, kind)
 
@@ -78,13 +83,14 @@ def by_steps(k: Arithmetic, kind: str, net: Any, operands: tuple[Tensor, ...], r
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("shares", SHARES, ids=", ".join)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_account_of_a_layer_closes(kind: str, gate: str, reverse: bool) -> None:
+def test_every_account_of_a_layer_closes(kind: str, shares: tuple[str, str], reverse: bool) -> None:
+    gate, residual = shares
     for epsilon, mode in ((0.0, "rms"), (0.3, "rms"), (0.3, "std"), (0.3, "absolute")):
         f = call(kind, reverse=reverse)
         R = arriving(f)
-        out = rules.recurrent(R, f, gate=gate, epsilon=epsilon, epsilon_mode=mode)
+        out = rules.recurrent(R, f, gate=gate, residual=residual, epsilon=epsilon, epsilon_mode=mode)
         arrived, *accounts = rules.kept(R, f, *out)
         check_sums_to(torch.stack(accounts).sum(0), arrived, 1e-9)
         assert float(f.kept["bias"].abs().min()) > 1e-6
@@ -93,13 +99,14 @@ def test_every_account_of_a_layer_closes(kind: str, gate: str, reverse: bool) ->
         assert (float(taken.abs().min()) > 1e-6) is (epsilon > 0)
 
 
-@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("shares", SHARES, ids=", ".join)
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_arrives_at_a_sum_of_zero_is_residual(kind: str, gate: str) -> None:
+def test_what_arrives_at_a_sum_of_zero_is_residual(kind: str, shares: tuple[str, str]) -> None:
     """Inputs and states of 0 without biases: every sum is 0, so that what arrives there is lost, and named."""
+    gate, residual = shares
     f = call(kind, scale=0.0, bias=False)
     R = arriving(f).abs()
-    out = rules.recurrent(R, f, gate=gate, epsilon=0.0)
+    out = rules.recurrent(R, f, gate=gate, residual=residual, epsilon=0.0)
     arrived, *accounts = rules.kept(R, f, *out)
     assert all(float(r.abs().max()) == 0 for r in out)
     check_sums_to(torch.stack(accounts).sum(0), arrived, RTOL)

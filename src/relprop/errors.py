@@ -37,6 +37,10 @@ class NonFiniteError(RelpropError):
     """NaN or infinity in weights, activations or relevance, named by where it first appeared."""
 
 
+class AmplifiedWarning(UserWarning):
+    """Relevance has outgrown the output by so much that the map means nothing, though it is finite and conserved."""
+
+
 class TheoryError(RelpropError):
     """What theory promises does not hold: conservation, positivity, or that a rule is a Taylor expansion."""
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import base64
 import html
 import io
+import sys
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from .errors import InputError
+from .errors import AmplifiedWarning, InputError
 from .program import Ledger
 from .targets import Token, words
+
+# Σ|R| over Σ|output| at which no digit of a float32 sum is left, and of the map no meaning in any precision.
+AMPLIFIED = 1e6
 
 Tree = Any  # a Tensor, or a tuple or dict of them, as the inputs were given
 
@@ -95,3 +101,35 @@ def _plain(target: Any) -> Any:
     if isinstance(target, Token):
         return f"Token({_plain(target.position)}, {_plain(target.id)})"
     return target if isinstance(target, (int, type(None))) else "..."
+
+
+def warn_if_amplified(e: Explanation) -> None:
+    """Say that relevance is larger than the output and the score by any factor an explanation could have.
+
+    Where the terms of a sum nearly cancel, LRP multiplies relevance by Σ|z_i| / |Σ z_i + ε|; in a row of such sums, as
+    over the steps of a recurrent network, the factors multiply.
+    """
+    found = [r for r in pytree.tree_leaves(e.relevance) if isinstance(r, Tensor)]
+    amount = sum(_sum(r) for r in found)
+    own = max(_sum(e.output), _sum(e.score))
+    if amount > AMPLIFIED * own > 0:
+        warnings.warn(
+            f"the relevance of the inputs is {amount / own:.0e} times as large as the output (Σ|R| over Σ|output|): it "
+            "grew where terms of both signs nearly cancel, and tells nothing of the decision. Remedy: a larger ε "
+            "(epsilon=0.1), or a recipe that lets less cancel (gamma, epsilon_plus)",
+            AmplifiedWarning,
+            stacklevel=_outside(),
+        )
+
+
+def _sum(t: Tensor) -> float:
+    """Σ|t|."""
+    return float(t.detach().abs().sum(dtype=torch.promote_types(t.dtype, torch.float32)))
+
+
+def _outside() -> int:
+    """How many frames up the caller of this package is."""
+    depth, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "relprop":
+        depth, frame = depth + 1, frame.f_back
+    return depth

@@ -43,7 +43,8 @@ class Common:
     """Options of every recipe.
 
     `epsilon`, `epsilon_mode`, `bias`: of every rule that has them. `max_pool`: "winner" or "sum". `residual`: how a
-    sum of branches shares, "epsilon" (by the summands) or "magnitude" (by their absolute values, bounded).
+    sum of branches, and the memory of a recurrent network, shares: "epsilon" (by the summands) or "magnitude" (by
+    their absolute values, bounded).
     `lrn`: local response normalization passes relevance as the "identity", or by "taylor" expansion, of the first or
     second order: `lrn_order`. `gate`: a product with a sigmoid gives all to the "signal", or "half" to each factor.
     `attention`: "values" take all, the weights held, which conserves relevance; or it is "shared" by values and,
@@ -97,7 +98,7 @@ class Common:
         fused, written = (rules.attention_shared, rules.half) if shared else (rules.attention_values, rules.signal)
         pairs += [
             (family("attention"), self.use(fused)),
-            (family("recurrent"), self.use(rules.recurrent, gate=self.gate)),
+            (family("recurrent"), self.use(rules.recurrent, gate=self.gate, residual=self.residual)),
             (weighted, self.use(written)),
             (normalizing, self.use(rules.signal)),
             (gated, self.use(gate)),

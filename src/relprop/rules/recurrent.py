@@ -25,6 +25,7 @@ from .denominator import Denominator
 from .registry import rule
 
 GATES = ("signal", "half")
+RESIDUALS = ("epsilon", "magnitude")
 
 
 @rule(
@@ -32,26 +33,39 @@ GATES = ("signal", "half")
     source="Arras et al. 2017 (gate='signal'); Achtibat et al. 2024, uniform rule for products (gate='half')",
 )
 def recurrent(
-    R: Tensor, f: Call, *, gate: str = "signal", epsilon: float = 1e-6, epsilon_mode: str = "rms"
+    R: Tensor,
+    f: Call,
+    *,
+    gate: str = "signal",
+    residual: str = "epsilon",
+    epsilon: float = 1e-6,
+    epsilon_mode: str = "rms",
 ) -> Tensor | tuple[Tensor, ...]:
     """R_{c_t−1} = f_t c_t−1 / (c_t + ε) R_{c_t}, R_{g_t} = i_t g_t / (c_t + ε) R_{c_t}, then W x_t + U h_t−1 by LRP-ε
 
     `gate`: of a product of gate and signal the "signal" takes all, or each factor "half"; a sigmoid gate then passes
     its part above σ(0) = ½ on, the rest counts as bias. ε is relative to the rms (or std) over all steps of a sample,
     of c, of h, and of those pre-activations that carry relevance. What an initial state has that is no input is bias.
+    `residual`: how a memory (c of an LSTM, h of a GRU) shares between what it was and what is new: "epsilon" as above,
+    or "magnitude", |f_t c_t−1| / (|f_t c_t−1| + |i_t g_t|) and the rest, which no number of steps can amplify.
     """
-    if gate not in GATES:
-        raise CompositeError(f"gate={gate!r}: it is one of {', '.join(GATES)}")
-    layer = Layer(f, R, gate == "half", epsilon, epsilon_mode)
+    for option, given, choices in (("gate", gate, GATES), ("residual", residual, RESIDUALS)):
+        if given not in choices:
+            raise CompositeError(f"{option}={given!r}: it is one of {', '.join(choices)}")
+    layer = Layer(f, R, gate == "half", residual == "magnitude", epsilon, epsilon_mode)
     cell = CELLS[name(f.op)](layer)
     return _deliver(layer, cell, _walk(layer, cell))
+
+
+# A memory's denominator, and its two signals.
+Memory = tuple[Denominator, Tensor, Tensor]
 
 
 class Layer:
     """The call in the order its steps are computed in, whatever its direction, and the relevance that arrives."""
 
-    def __init__(self, f: Call, R: Tensor, half: bool, epsilon: float, mode: str) -> None:
-        self.f, self.half, self.epsilon, self.mode = f, half, epsilon, mode
+    def __init__(self, f: Call, R: Tensor, half: bool, bounded: bool, epsilon: float, mode: str) -> None:
+        self.f, self.half, self.bounded, self.epsilon, self.mode = f, half, bounded, epsilon, mode
         lstm = name(f.op) == "lstm_layer"
         x, *self.states = f.args[: 3 if lstm else 2]
         self.w_ih, self.w_hh, self.b_ih, self.b_hh, *rest = f.args[3 if lstm else 2 :]
@@ -85,6 +99,13 @@ class Layer:
     def over(self, z: Tensor) -> Denominator:
         """z + e, with e relative to z over all steps of a sample."""
         return Denominator(z, self.epsilon, self.mode, self.f.batch)
+
+    def memory(self, total: Tensor, keep: Tensor, old: Tensor, add: Tensor, new: Tensor) -> Memory:
+        """What a memory keep · old + add · new is divided by, and its signals old and new as they take their shares."""
+        if not self.bounded:
+            return self.over(total), old, new
+        old, new = old.abs(), new.abs()
+        return Denominator(torch.addcmul(add * new, keep, old), sign=1), old, new
 
     def taken(self, d: Denominator, R: Tensor) -> None:
         """Book what of the relevance e took, and what was lost where z + e is 0."""
@@ -136,14 +157,15 @@ def _lstm(layer: Layer) -> Cell:
     i, f, g = torch.sigmoid(z_i), torch.sigmoid(z_f), torch.tanh(z_g)
     c = _cell_states(f, i * g, layer.states[1])
     before = torch.cat([layer.states[1].unsqueeze(0), c[:-1]])
+    total, before, g = layer.memory(c, f, before, i, g)
     if layer.half:
         o = torch.sigmoid(z_o[0])
-        cell = Cell(gates, layer.over(c), 0.5 * f * before, 0.5)
+        cell = Cell(gates, total, 0.5 * f * before, 0.5)
         parts = (0.5 * (i - 0.5) * g, 0.5 * (f - 0.5) * before, 0.5 * i * g, 0.5 - 0.25 / o)
         cell.gives(torch.cat(parts, -1), layer.over(z), layer.f.ledger)
         cell.ends, cell.constant, cell.end_constant = True, 0.25 * (g + before), 0.25 / o
     else:
-        cell = Cell(slice(2, 3), layer.over(c), f * before)
+        cell = Cell(slice(2, 3), total, f * before)
         cell.gives(i * g, layer.over(z_g), layer.f.ledger)
     if layer.w_hr is not None:
         cell.projected = torch.sigmoid(z_o[0]) * torch.tanh(c), layer.over(layer.h)
@@ -165,13 +187,13 @@ def _gru(layer: Layer) -> Cell:
     (r_x, s_x, n_x), (r_h, s_h, n_h) = (t.chunk(3, -1) for t in (z_x, z_h))
     r, z = torch.sigmoid(r_x + r_h), torch.sigmoid(s_x + s_h)
     z_n = n_x + r * n_h
-    n = torch.tanh(z_n)
+    total, before, n = layer.memory(layer.h, z, before, 1 - z, torch.tanh(z_n))
     if not layer.half:
-        cell = Cell(slice(2, 3), layer.over(layer.h), z * before)
+        cell = Cell(slice(2, 3), total, z * before)
         cell.gives((1 - z) * n, layer.over(z_n), layer.f.ledger)
         cell.reset = r
         return cell
-    cell = Cell(slice(0, 3), layer.over(layer.h), 0.5 * z * before)
+    cell = Cell(slice(0, 3), total, 0.5 * z * before)
     below = layer.over(torch.cat([r_x + r_h, s_x + s_h, z_n], -1))
     n_part = 0.5 * (1 - z) * n
     gated = n_h * n_part / below.value[..., 2 * layer.size :]  # times r: what the product r (U h₋ + b') gets of s

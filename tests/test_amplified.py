@@ -1,0 +1,62 @@
+"""Relevance that has outgrown the output by a million is told, with the caller's line; below that nothing is said."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import relprop
+from relprop.errors import AmplifiedWarning
+
+
+class Cancelling(nn.Module):
+    """z = Σ x over pairs of inputs that nearly cancel, then once more: R_i = x_i / z · output by LRP-0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sum = nn.Linear(2, 3, bias=False).double()
+        nn.init.ones_(self.sum.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.sum(x)
+
+
+def pair(rest: float) -> Tensor:
+    """One sample with Σ|x| = 2 − rest and Σ x = rest: amplified by (2 − rest) / (3 rest) of three equal outputs."""
+    return torch.tensor([[1.0, rest - 1.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("options", [{}, {"ledger": True}, {"target": [0, 1]}, {"target": 2}])
+def test_a_map_a_million_times_the_output_is_told(options: dict[str, Any]) -> None:
+    with pytest.warns(AmplifiedWarning, match="epsilon=0.1") as found:
+        e = relprop.explain(Cancelling(), pair(1e-8), composite="lrp_zero", **options)
+    assert torch.allclose(e.relevance, pair(1e-8).expand_as(e.relevance), rtol=1e-12)
+    assert [w.filename for w in found] == [__file__], "the line of the caller"
+    amount = {True: 2, False: 1}["target" in options and options["target"] == [0, 1]] * (2 - 1e-8) / 3e-8
+    assert f"{amount:.0e} times" in str(found[0].message)
+
+
+@pytest.mark.parametrize("x", [pair(1e-5), pair(0.5), pair(0.5).zero_()])
+def test_nothing_is_said_of_other_maps(x: Tensor) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        relprop.explain(Cancelling(), x, composite="lrp_zero")
+
+
+def test_the_remedy_works() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        e = relprop.explain(Cancelling(), pair(1e-8), composite="epsilon", epsilon=0.1, epsilon_mode="absolute")
+    assert e.relevance.abs().sum() < 1e-6  # x / 0.1 · 1e-8
+
+
+def test_a_target_larger_than_the_output_is_what_counts() -> None:
+    x, R = pair(0.5), torch.full((1, 3), 1e9, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        e = relprop.explain(Cancelling(), x, target=R, composite="lrp_zero")
+    assert e.relevance.sum().item() == pytest.approx(3e9)
