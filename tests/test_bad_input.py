@@ -21,6 +21,8 @@ from relprop.errors import CaptureError, CompositeError, InputError, NonFiniteEr
 
 def test_all_errors_are_relprops_and_bad_arguments_are_value_errors() -> None:
     found = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)]
+    assert [e for e in found if issubclass(e, Warning)] == [errors.AmplifiedWarning]
+    found.remove(errors.AmplifiedWarning)
     assert all(issubclass(e, RelpropError) for e in found)
     assert all(issubclass(e, ValueError) for e in (InputError, TargetError, CompositeError))
 

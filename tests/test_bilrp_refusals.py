@@ -239,3 +239,25 @@ BAD_NEURONS: dict[str, tuple[list[str], tuple[Any, ...]]] = {
 def test_bad_product_neurons_are_refused_in_words(case: str) -> None:
     words, arguments = BAD_NEURONS[case]
     refuse(InputError, words, lambda: product_neuron(*arguments), NET)
+
+
+@pytest.mark.parametrize("pool", [lambda R: R.unflatten(1, (2, 2)).mean(2), lambda R: R[:, :2]], ids=["mean", "part"])
+def test_cells_that_do_not_hold_all_relevance_are_refused(pool: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(InputError, match="pool does not keep the sum"):
+        bilrp(nn.Sequential(*NET), X, X2, pool=pool)
+    summed = bilrp(nn.Sequential(*NET), X, X2, "lrp_zero", pool=lambda R: R.unflatten(1, (2, 2)).sum(2))
+    check_sums_to(
+        summed.relevance.sum((1, 2)), bilrp(nn.Sequential(*NET), X, X2, "lrp_zero").relevance.sum((1, 2)), 1e-9
+    )
+
+
+def test_product_neurons_take_tensors_of_one_type() -> None:
+    x, w = torch.rand(2, 3), torch.rand(3, 1)
+    with pytest.raises(InputError, match=r"one type; these are torch.float32, torch.float64"):
+        product_neuron(x.double(), x, w, w)
+
+
+def test_a_number_of_pairs_is_positive() -> None:
+    joint = bilrp(nn.Sequential(*NET), X, X2)
+    with pytest.raises(InputError, match="count=-1: how many pairs"):
+        joint.top(-1)

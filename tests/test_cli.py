@@ -417,3 +417,10 @@ def test_loading_refuses_before_it_downloads() -> None:
         _loading.load("torchvision:resnet18", Path("none.pt"), False)
     with pytest.raises(InputError, match="no such classifier"):
         _loading.load("torchvision:fcn_resnet50", None, False)
+
+
+def test_what_the_user_wrote_is_printed_as_it_is(tmp_path: Path) -> None:
+    """rich takes :cat: for a picture of one."""
+    done = run("explain", FROG, "--target", "foo:cat:")
+    assert done.exit_code == 2
+    assert ":cat:" in done.stderr

@@ -33,7 +33,7 @@ import relprop
 from relprop import neon
 from relprop.errors import CaptureError, InputError, TargetError
 from relprop.neon import registry
-from relprop.targets import Contrast, LogOdds, Margin
+from relprop.targets import Contrast, Margin
 
 X, Y = datasets.load_iris(return_X_y=True)
 FITTED = KMeans(3, n_init=1, random_state=0).fit(X)
@@ -194,17 +194,16 @@ def test_targets_made_of_targets_take_arrays() -> None:
     others, explainer = (labels + 1) % 3, relprop.Explainer(FITTED, X[:5])
     given, rivals = torch.tensor(labels).long(), torch.tensor(others).long()
     for target, plain in (
-        (LogOdds(labels), LogOdds(given)),
         (Margin(np.int64(1), np.int64(2)), Margin(1, 2)),
         (Margin(labels, others), Margin(given, rivals)),
         (Contrast(labels, np.int64(0)), Contrast(given, 0)),
-        (Contrast(LogOdds(labels), others), Contrast(LogOdds(given), rivals)),
+        (Contrast(Margin(labels, others), others), Contrast(Margin(given, rivals), rivals)),
     ):
         assert torch.equal(explainer(X[:5], target=target).relevance, explainer(X[:5], target=plain).relevance)
-    parts = relprop.explain(FITTED, X[:5], LogOdds(labels), max_batch=2)
-    assert torch.equal(parts.relevance, explainer(X[:5], target=LogOdds(given)).relevance)
+    parts = relprop.explain(FITTED, X[:5], Margin(labels), max_batch=2)
+    assert torch.equal(parts.relevance, explainer(X[:5], target=Margin(given)).relevance)
     with pytest.raises(TargetError, match="array of <U1"):
-        explainer(X[:1], target=LogOdds(np.array(["a"])))
+        explainer(X[:1], target=Margin(np.array(["a"])))
 
 
 def test_the_mean_of_a_discriminant_analysis_is_that_of_its_priors() -> None:

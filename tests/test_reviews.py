@@ -151,7 +151,7 @@ def test_lstm_by_hand(target: int) -> None:
         scores.append(float(score.detach()))
     with torch.no_grad():
         assert model(IDS)[:, target].tolist() == pytest.approx(scores, rel=1e-9)
-    e = relprop.explain(model, IDS, target, epsilon=0.0, ledger=True)
+    e = relprop.explain(model, IDS, target, epsilon=0.0, residual="epsilon", ledger=True)
     torch.testing.assert_close(e.relevance, expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(e.relevance.sum(1), e.score, rtol=1e-9, atol=1e-12)
     assert e.ledger.closes()

@@ -183,3 +183,12 @@ def test_nothing_to_pick_names_what_there_is() -> None:
     model = Gives(lambda z, x: {"scores": z[0], "classes": z.argmax(1), "loss": z.sum()})
     with pytest.raises(CaptureError, match=r"Gives returns a dict holding scores \(2,\) float32, classes \(5,\) int64"):
         relprop.explain(model, torch.ones(5, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.uint16, torch.uint32, torch.uint64])
+def test_indices_of_any_whole_number(dtype: torch.dtype) -> None:
+    output = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    R, score, chosen = initial(output, torch.tensor([1, 2]).to(dtype))
+    assert (score.tolist(), chosen.tolist(), R.sum().item()) == ([2.0, 6.0], [1, 2], 8.0)
+    with pytest.raises(TargetError, match="target 3 is out of range"):
+        initial(output, torch.tensor([1, 3]).to(dtype))

@@ -17,6 +17,7 @@ from relprop.errors import InputError, TargetError
 from relprop.forecast import Forecast, windows
 from relprop.show.series import series
 from relprop.spectral import dft_relevance, stft_relevance
+from relprop.targets import Contrast
 
 
 def signal(*shape: int) -> tuple[Tensor, Tensor]:
@@ -316,3 +317,13 @@ def test_the_map_has_a_row_a_channel(tmp_path: Any) -> None:
 def test_the_picture_refuses(words: str, options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=words):
         series(**({"signal": np.ones(5), "relevance": np.ones(5)} | options))
+
+
+@pytest.mark.parametrize("end", [nn.Sigmoid(), nn.Softmax(1), nn.LogSoftmax(1)])
+def test_a_forecast_in_front_of_a_last_function_is_refused(end: nn.Module) -> None:
+    """relprop explains the logits of such a model, of which the forecast is a function."""
+    model, x = nn.Sequential(nn.Linear(4, 6), end), torch.randn(2, 4)
+    for target in (Forecast(0), [1, Forecast(0)], Contrast(Forecast(0), Forecast(1))):
+        with pytest.raises(TargetError, match=r"Forecast is a value of the output, but this model ends in a .*in front"):
+            relprop.explain(model, x, target)
+    assert relprop.explain(model[0], x, Forecast(0)).score.shape == (2,)

@@ -18,8 +18,8 @@ from .coverage.measure import Row
 from .coverage.runner import Options, Results, run
 from .errors import CompositeError, InputError, OutputError
 
-out = Console()
-err = Console(stderr=True)
+out = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
 
 Zoos = Annotated[
     list[str],

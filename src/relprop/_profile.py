@@ -24,7 +24,7 @@ from .pieces import read
 from .profiling import profile as measured
 from .profiling.table import TOP
 
-out = Console()
+out = Console(emoji=False)
 
 TEXT = "It is a truth universally acknowledged that what is measured can be improved, and the rest is guessed at."
 LENGTH = 128  # tokens of a text, unless --input says how many

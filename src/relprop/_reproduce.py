@@ -18,7 +18,7 @@ from .reproduce.images import open_images
 from .reproduce.subject import Subject
 
 app = typer.Typer(help="Repeat an experiment of a paper: data in, a folder with tables, figures and a report out.")
-out = Console()
+out = Console(emoji=False)
 
 SIZE = (256, 256)  # of the black and white photos that tell the range of the inputs
 

@@ -63,7 +63,7 @@ class Explainer:
         max_batch: MaxBatch = None,
         **rule_options: Any,
     ) -> None:
-        network, example_inputs = _network(model, example_inputs)
+        network, example_inputs = _network(model, example_inputs, rule_options)
         self.model, self.composite = network, _composite(composite, rule_options)
         self.execution = Execution(compile, checkpoint, precision, max_batch)
         self._lock = threading.Lock()
@@ -200,7 +200,7 @@ def examine(model: Any, inputs: Any, composite: str | Composite = "auto", **rule
     """
     name = type(model).__name__
     try:
-        network, inputs = _network(model, inputs)
+        network, inputs = _network(model, inputs, rule_options)
         state = Prepared(network, inputs, _composite(composite, rule_options), Execution(), strict=False)
     except CompositeError:
         raise
@@ -216,10 +216,17 @@ def examine(model: Any, inputs: Any, composite: str | Composite = "auto", **rule
     return Report(name, "", missing, unmatched, state.table(), counts)
 
 
-def _network(model: Any, inputs: Any) -> tuple[nn.Module, Any]:
+def _network(model: Any, inputs: Any, options: dict[str, Any]) -> tuple[nn.Module, Any]:
     """What is explained, and the inputs it takes: an estimator as a network, and its table as a tensor."""
-    with alone():  # a module is made
-        network = neon.neuralize(model) if neon.is_estimator(model) else model
+    network = model
+    if neon.is_estimator(model):
+        with alone():  # a module is made
+            network = neon.neuralize(model)
+        for name in sorted(neon.options_of(model) & set(options)):
+            raise CompositeError(
+                f"{name} is an option of the network, not of a rule: explain neuralize(estimator, {name}=...), of "
+                "relprop.neon"
+            )
     check_model(network)
     return network, neon.as_inputs(network, inputs)
 

@@ -40,8 +40,8 @@ from .explanation import Explanation
 from .language import explain_text
 from .targets import Target, parse, words
 
-out = Console()
-err = Console(stderr=True)
+out = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
 
 
 class Commands(TyperGroup):

@@ -1,4 +1,4 @@
-"""Every error relprop raises on purpose. Each says what is wrong, where, and what to write instead."""
+"""Every error and warning relprop raises on purpose. Each says what is wrong, where, and what to write instead."""
 
 from __future__ import annotations
 

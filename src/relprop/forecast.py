@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ class Forecast:
     output has several channels; negative ones count from the last. Units are those of the output. The score is linear
     in the output, so that all of it starts as relevance.
 
-    Raises `TargetError`: an output of another shape, a step or channel out of range or missing, an index that is no
-    whole number.
+    Raises `TargetError`: a model that ends in a sigmoid or softmax, which is explained at its logits; an output of
+    another shape, a step or channel out of range or missing, an index that is no whole number.
 
     >>> import torch, relprop
     >>> Forecast(1, channel=0)(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]))
@@ -34,6 +34,7 @@ class Forecast:
 
     step: int = 0
     channel: int | None = None
+    of_output: ClassVar[bool] = True  # what is in front of a last sigmoid or softmax would be another quantity
 
     def __post_init__(self) -> None:
         for name, value in (("step", self.step), ("channel", 0 if self.channel is None else self.channel)):

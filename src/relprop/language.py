@@ -172,7 +172,7 @@ def explain_text(
     Raises `relprop.errors`: as `explain`; InputError for an empty text or what is no text, TargetError for an unknown
     class or token.
     """
-    if not isinstance(text, (str, Iterable)):
+    if isinstance(text, bytes) or not isinstance(text, (str, Iterable)):
         raise InputError(f"text is a {type(text).__name__}; give a sentence, or a list of them")
     texts = [text] if isinstance(text, str) else list(text)
     if not texts or not all(isinstance(t, str) and t.strip() for t in texts):

@@ -26,7 +26,7 @@ from .program import Ledger, OpEntry, Program, emit, fold
 from .ready import ready
 from .report import RuleTable
 from .samples import Batch
-from .targets import Target, competing, initial
+from .targets import Target, check_end, initial
 from .turns import alone
 from .values import finite
 
@@ -65,6 +65,7 @@ class Prepared:
                 raise RuleError(said)
             if not any(n in self.reading.reached for n in self.captured.explained):
                 raise RuleError("the model's output does not depend on any floating point input: nothing to explain")
+        self._finals = {op_name(n.target) for n in self.captured.module.graph.nodes if n.meta.get("relprop_final")}
         self.draws = any(is_random(n) for n in self.captured.module.graph.nodes)
         self._probes = probes(model, self.captured.module)
         self._sums: list[int] = []
@@ -187,7 +188,7 @@ class Prepared:
 
     def run(self, program: Program, tensors: list[Tensor], target: Target, ledger: bool) -> Explanation:
         """Explain one target, or several by one forward pass and a way back for each."""
-        self._check_target(target)
+        check_end(target, self._finals)
         several = isinstance(target, list)
         if not (several or ledger or self.captured.single or self.execution.compile):
             return self._whole(program, tensors, target)
@@ -211,18 +212,6 @@ class Prepared:
             ledger=(ledgers if several else ledgers[0]) if ledger else None,
             recorded=dict(zip(program.record, recorded, strict=True)),
         )  # fmt: skip
-
-    def _check_target(self, target: Target) -> None:
-        """Refuse a softmax's quantity of outputs that have a sigmoid each, and so do not compete."""
-        kind = competing(target)
-        if not kind:
-            return
-        finals = {op_name(n.target) for n in self.captured.module.graph.nodes if n.meta.get("relprop_final")}
-        if finals & {"sigmoid", "log_sigmoid"}:
-            raise TargetError(
-                f"{kind} is the quantity of a softmax, but this model ends in a sigmoid: there each output is itself "
-                "the log-odds of its class, and target=c, the class index, explains it"
-            )
 
     def _whole(self, program: Program, tensors: list[Tensor], target: Target) -> Explanation:
         """One run of forward and way back, in which each value is let go after its last use."""

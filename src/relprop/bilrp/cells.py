@@ -112,4 +112,9 @@ class Cells:
             )
         if not same(both, apart):
             raise InputError("pool is not linear (an absolute value or a maximum?): cells are sums of relevance")
+        if not same(both.flatten(1).sum(1), (a + 2 * b).flatten(1).sum(1)):
+            raise InputError(
+                "pool does not keep the sum (an average, or a part of the entries?): cells are sums of relevance that "
+                "together hold all of it"
+            )
         return tuple(both.shape[1:])

@@ -54,6 +54,9 @@ def _check(x: Any, y: Any, w: Any, v: Any, R: Any) -> bool:
             raise InputError(f"{name} is a {kind}; product_neuron takes floating point tensors")
         if not finite(t):
             raise InputError(f"{name} holds NaN or infinity")
+    kinds = {t.dtype for t in named.values()}
+    if len(kinds) > 1:
+        raise InputError(f"product_neuron takes tensors of one type; these are {', '.join(sorted(map(str, kinds)))}")
     shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in named.items())
     wanted = "x (B, I), y (B, J), w (I, K), v (J, K), R (B, K), or x, y and R without B"
     if w.dim() != 2 or v.dim() != 2 or x.dim() not in (1, 2) or y.dim() != x.dim():

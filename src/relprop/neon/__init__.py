@@ -18,10 +18,10 @@ deep        clusters and outliers in the features of a network
 from . import bayes, clusters, densities, kernels, linear, mixtures, networks, pipelines
 from .deep import DeepClustering, DeepOneClass, OnFeatures
 from .inputs import as_inputs, as_target
-from .registry import Neuralized, estimators, feature_names, is_estimator, neuralize, neuralizes
+from .registry import Neuralized, estimators, feature_names, is_estimator, neuralize, neuralizes, options_of
 
 __all__ = [
     "DeepClustering", "DeepOneClass", "Neuralized", "OnFeatures", "as_inputs", "as_target", "bayes", "clusters",
     "densities", "estimators", "feature_names", "is_estimator", "kernels", "linear", "mixtures", "networks",
-    "neuralize", "neuralizes", "pipelines",
+    "neuralize", "neuralizes", "options_of", "pipelines",
 ]  # fmt: skip

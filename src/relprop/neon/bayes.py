@@ -7,13 +7,14 @@ from typing import Any
 
 from torch import nn
 
+from ..errors import InputError
 from .affine import fitted
 from .distances import Centred, Differences, Scaled, Shifted, Squared, Total
 from .mixtures import independent_membership
 from .registry import check_priors, choose, neuralizes
 
 
-@neuralizes("GaussianNB")
+@neuralizes("GaussianNB", logits=lambda estimator, output: output == "joint")
 def gaussian(estimator: Any, *, output: str = "log_odds") -> nn.Module:
     """`log_odds`: log P(c|x) / (1 − P(c|x)), a soft minimum of log P(x, c) − log P(x, k) over the other classes k.
 
@@ -24,6 +25,8 @@ def gaussian(estimator: Any, *, output: str = "log_odds") -> nn.Module:
     means, variance = fitted(estimator.theta_), fitted(estimator.var_)
     prior = fitted(estimator.class_prior_)
     check_priors(estimator, prior)
+    if output == "log_odds" and len(prior) < 2:
+        raise InputError("this GaussianNB was fitted on one class, which has no odds against others: output='joint'")
     log_prior = prior.log()
     if output == "log_odds":
         return independent_membership(means, variance.rsqrt(), log_prior)

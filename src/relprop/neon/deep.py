@@ -11,6 +11,7 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .affine import fitted
 from .distances import Differences, Evidence, SoftMin, Squared, SquaredDistances, constant
 from .registry import is_estimator, neuralize
 
@@ -100,7 +101,12 @@ def _weight(network: nn.Module) -> Tensor | None:
 
 
 def _points(values: Any, features: nn.Module) -> Tensor:
-    points = constant(values)
+    if not isinstance(features, nn.Module):
+        raise InputError(f"features is a {type(features).__name__}; give the network of the features, an nn.Module")
+    try:
+        points = constant(values) if isinstance(values, Tensor) and values.is_floating_point() else fitted(values)
+    except (TypeError, ValueError) as e:
+        raise InputError(f"points are a {type(values).__name__} that holds no rows of numbers ({e})") from None
     if points.dim() != 2 or not points.numel():
         raise InputError(f"points have shape {tuple(points.shape)}; one row of features for each of them is needed")
     like = _weight(features)

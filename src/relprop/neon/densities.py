@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .affine import fitted
 from .distances import (
     Differences,
     Kernel,
@@ -28,7 +29,7 @@ from .distances import (
     Total,
     constant,
 )  # fmt: skip
-from .registry import choose, neuralizes
+from .registry import check_gamma, choose, neuralizes
 
 
 @neuralizes("OneClassSVM")
@@ -43,6 +44,7 @@ def one_class_svm(estimator: Any, *, output: str = "outlierness") -> nn.Module:
         raise InputError(f"OneClassSVM with kernel={estimator.kernel!r} cannot be neuralized; fit it with kernel='rbf'")
     points, alpha = constant(_dense(estimator.support_vectors_)), constant(_dense(estimator.dual_coef_))
     gamma = float(estimator._gamma)
+    check_gamma("OneClassSVM", gamma)
     squares = SquaredDistances(points)
     if output == "decision":
         return nn.Sequential(squares, Kernel(gamma), Readout(alpha, constant(estimator.intercept_) + alpha.sum()))
@@ -83,6 +85,8 @@ def nearest_neighbours(estimator: Any, *, output: str = "distance", k: int | Non
     """
     choose("NearestNeighbors", output, ("distance", "mean"))
     points, metric = estimator._fit_X, estimator.effective_metric_
+    if not hasattr(points, "toarray"):
+        points = fitted(points)  # of a tree, a view of its memory
     if hasattr(points, "toarray") or metric not in ("euclidean", "sqeuclidean"):
         kind = "sparse samples" if hasattr(points, "toarray") else f"metric={metric!r}"
         raise InputError(f"NearestNeighbors with {kind} cannot be neuralized; fit it on arrays with metric='euclidean'")

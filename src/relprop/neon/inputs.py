@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, TargetError
+from ..targets import competing
 from ..targets.kinds import COMPOSED
 from .registry import Neuralized
 
@@ -27,6 +28,8 @@ def as_inputs(network: nn.Module, X: Any) -> Any:
         raise InputError(
             f"X has the layout {x.layout}; {network.estimator} is explained on dense samples: X.to_dense()"
         )
+    if x.is_complex():
+        raise InputError(f"X holds complex numbers, but {network.estimator} takes real ones, such as their magnitudes")
     if x.dim() != 2:
         row = " (for one sample X.reshape(1, -1))" if x.dim() == 1 else ""
         raise InputError(f"X has shape {tuple(x.shape)}; {network.estimator} takes (samples, features){row}")
@@ -36,20 +39,55 @@ def as_inputs(network: nn.Module, X: Any) -> Any:
 
 
 def as_target(network: nn.Module, target: Any) -> Any:
-    """Indices in an array, as `predict` of a clustering gives them, as a tensor; any other target as it is.
+    """A target of an estimator as one of its network: labels of classes as indices, arrays as tensors.
 
-    So are those inside a `Contrast`, `LogOdds` or another target made of targets.
+    Where the outputs are classes, a target names one by its label, as `predict` returns it: text, number, or an array
+    with one a sample. So do those inside a `Contrast`, `LogOdds` or another target made of targets. Where labels are
+    texts, a whole number is an index, as everywhere else. Raises TargetError: no label of the estimator; `LogOdds` and
+    `Probability`, where the softmax of the outputs is not the probability of the classes.
     """
-    if isinstance(target, list):
-        return [as_target(network, t) for t in target]
-    if isinstance(network, Neuralized) and isinstance(target, COMPOSED):
-        return replace(target, **{f.name: as_target(network, getattr(target, f.name)) for f in fields(target)})
-    if not isinstance(network, Neuralized) or isinstance(target, Tensor) or not hasattr(target, "__array__"):
+    if not isinstance(network, Neuralized):
         return target
-    array = target.__array__()
-    if array.dtype.kind not in "biuf":
-        raise TargetError(f"target is an array of {array.dtype}; give the indices of outputs, from 0")
-    return torch.from_numpy(array.copy())
+    kind = competing(target)
+    if kind and not network.outputs.logits:
+        raise TargetError(
+            f"{kind} is a quantity of the softmax, but that of these outputs of {network.estimator} is no probability "
+            "of its classes. Explain an output itself: of two classes the decision function stands for the log-odds of "
+            "the second; or the difference of two, Margin(c, rival)"
+        )
+    return _by_index(target, network.outputs.labels)
+
+
+def _by_index(target: Any, labels: tuple[Any, ...] | None) -> Any:
+    """The target with labels replaced by their indices."""
+    if isinstance(target, list):
+        return [_by_index(t, labels) for t in target]
+    if isinstance(target, COMPOSED):
+        return replace(target, **{f.name: _by_index(getattr(target, f.name), labels) for f in fields(target)})
+    if isinstance(target, Tensor):
+        return target if target.is_floating_point() or labels is None else _looked_up(target.tolist(), labels)
+    if hasattr(target, "__array__"):
+        array = target.__array__()
+        if labels is not None and array.ndim < 2:
+            return _looked_up(array.tolist(), labels)
+        if array.dtype.kind not in "biuf":
+            raise TargetError(f"target is an array of {array.dtype}; give the indices of outputs, from 0")
+        return torch.from_numpy(array.astype("int64") if array.dtype.kind in "iu" else array.copy())
+    if labels is None or not isinstance(target, (str, int, float)):
+        return target
+    return _looked_up(target, labels)
+
+
+def _looked_up(given: Any, labels: tuple[Any, ...]) -> Any:
+    """The index of a label, or a LongTensor for a list of them."""
+    if isinstance(given, list):
+        return torch.tensor([_looked_up(one, labels) for one in given])
+    if isinstance(given, int) and all(isinstance(label, str) for label in labels):
+        return given
+    if given in labels:
+        return labels.index(given)
+    some = ", ".join(map(repr, labels[:10])) + ", …" * (len(labels) > 10)
+    raise TargetError(f"target {given!r} is no class of the estimator, which has {some}")
 
 
 def _tensor(X: Any, network: Neuralized) -> Tensor:
@@ -63,6 +101,8 @@ def _tensor(X: Any, network: Neuralized) -> Tensor:
         return _from_rows(array)
     if not hasattr(array, "__array__"):
         raise InputError(f"X is a {type(X).__name__}; give an array, a tensor or a table of (samples, features)")
+    if array.__array__().dtype.kind == "c":
+        return torch.from_numpy(array.__array__())
     try:
         return torch.from_numpy(array.__array__().astype("float64", order="C"))
     except (TypeError, ValueError) as e:

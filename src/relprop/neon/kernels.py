@@ -22,7 +22,7 @@ from ..pooling import contrasts, shifted, soft_min
 from .affine import Linear, fitted, given_point
 from .distances import Differences, Kernel, Readout, Squared, Total
 from .linear import for_each_class
-from .registry import choose, neuralizes
+from .registry import check_gamma, choose, neuralizes
 
 
 @neuralizes("SVC", "NuSVC")
@@ -102,6 +102,7 @@ def _scores(estimator: Any, coefficients: Tensor, bias: Tensor, ratio: bool, ref
     if reference is not None:
         raise InputError(f'reference is for kernel="linear"; {name} with kernel="rbf" compares with support vectors')
     gamma = _gamma(estimator, points.shape[1])
+    check_gamma(name, gamma)
     return nn.Sequential(Differences(points), Squared(), Total(), _sums(coefficients, bias, gamma, ratio, name))
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .affine import Linear, fitted, given_point
-from .registry import check_priors, choose, neuralizes
+from .registry import check_priors, choose, class_name, neuralizes
 
 REGRESSORS = (
     "LinearRegression", "Ridge", "RidgeCV", "Lasso", "LassoCV", "ElasticNet", "ElasticNetCV", "Lars", "LarsCV",
@@ -32,7 +32,14 @@ def regression(estimator: Any, *, reference: Any = None) -> nn.Module:
     return Linear(weight, bias, _point(estimator, reference, weight))
 
 
-@neuralizes(*CLASSIFIERS)
+def _multinomial(estimator: Any, output: str | None) -> bool:
+    """Whether probabilities are the softmax of the scores: of more than two classes; of two, f is the log-odds."""
+    softmax = class_name(estimator) in ("LogisticRegression", "LogisticRegressionCV", "LinearDiscriminantAnalysis")
+    apart = getattr(estimator, "multi_class", "") == "ovr" or getattr(estimator, "solver", "") == "liblinear"
+    return softmax and not apart and len(estimator.classes_) > 2
+
+
+@neuralizes(*CLASSIFIERS, logits=_multinomial)
 def classification(estimator: Any, *, output: str = "decision", reference: Any = None) -> nn.Module:
     """The decision function w_c·(x − x₀) + f_c(x₀): one score a class; of two classes one for `classes_[1]`.
 
@@ -41,12 +48,19 @@ def classification(estimator: Any, *, output: str = "decision", reference: Any =
     unless other `priors` were given.
     """
     choose(type(estimator).__name__, output, ("decision", "classes"))
-    if type(estimator).__name__ == "LinearDiscriminantAnalysis":
+    if class_name(estimator) == "LinearDiscriminantAnalysis":
         check_priors(estimator, fitted(estimator.priors_))
     weight, bias = weights(estimator)
     if output == "classes":
         weight, bias = for_each_class(weight), for_each_class(bias)
     return Linear(weight, bias, _point(estimator, reference, weight))
+
+
+@neuralizes("SGDOneClassSVM")
+def one_class(estimator: Any, *, reference: Any = None) -> nn.Module:
+    """The decision function w·(x − x₀) + f(x₀), positive inside, (samples, 1); x₀ is the option `reference`."""
+    weight = fitted(estimator.coef_).reshape(1, -1)
+    return Linear(weight, -fitted(estimator.offset_).reshape(1), _point(estimator, reference, weight))
 
 
 def weights(estimator: Any) -> tuple[Tensor, Tensor]:
@@ -72,7 +86,7 @@ def known_mean(estimator: Any) -> Tensor | None:
     LinearDiscriminantAnalysis keeps those of its classes: their mean weighted by its priors, which is the mean of the
     training data only where the priors are the shares of the classes there, as they are unless `priors` was given.
     """
-    if type(estimator).__name__ == "LinearDiscriminantAnalysis":
+    if class_name(estimator) == "LinearDiscriminantAnalysis":
         return fitted(estimator.priors_) @ fitted(estimator.means_)
-    mean = getattr(estimator, "mean_", None) if type(estimator).__name__ in KEEP_MEANS else None
+    mean = getattr(estimator, "mean_", None) if class_name(estimator) in KEEP_MEANS else None
     return None if mean is None else fitted(mean)

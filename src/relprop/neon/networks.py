@@ -21,7 +21,7 @@ def regressor(estimator: Any, *, reference: Any = None) -> nn.Module:
     return _network(estimator, reference, both=False)
 
 
-@neuralizes("MLPClassifier")
+@neuralizes("MLPClassifier", logits=lambda estimator, output: estimator.out_activation_ == "softmax")
 def classifier(estimator: Any, *, output: str = "decision", reference: Any = None) -> nn.Module:
     """The logits in front of the last softmax or logistic function: one a class; of two classes one, for `classes_[1]`.
 

@@ -15,11 +15,14 @@ from ..errors import InputError
 from .affine import Affine, Linear, alone, given_point
 from .distances import Centred, Differences, Discriminants, Rotated, Shifted, Squared, SquaredDistances, Total
 from .linear import known_mean
-from .registry import neuralize, neuralizes, reader
+from .registry import class_name, neuralize, neuralizes, reader
 from .transforms import joined, layers, steps_of
 
 
-@neuralizes("GridSearchCV", "RandomizedSearchCV", "HalvingGridSearchCV", "HalvingRandomSearchCV")
+@neuralizes(
+    "GridSearchCV", "RandomizedSearchCV", "HalvingGridSearchCV", "HalvingRandomSearchCV",
+    inside=lambda estimator: _best(estimator),
+)  # fmt: skip
 def search(estimator: Any, **options: Any) -> nn.Module:
     """The best estimator of a search, `best_estimator_`, with its options."""
     return neuralize(_best(estimator), **options).layers
@@ -34,7 +37,7 @@ def _best(estimator: Any) -> Any:
     return estimator.best_estimator_
 
 
-@neuralizes("Pipeline")
+@neuralizes("Pipeline", inside=lambda estimator: unrolled(estimator)[1])
 def pipeline(estimator: Any, **options: Any) -> nn.Module:
     """The last step's network behind those of the steps in front of it, with the last step's options.
 
@@ -65,7 +68,7 @@ def unrolled(estimator: Any) -> tuple[list[tuple[str, Any]], Any]:
         raise InputError(f"the last step of the pipeline, {name!r}, passes features through: no score to explain")
     if hasattr(last, "best_estimator_") and type(last).__module__.startswith("sklearn.model_selection"):
         last = last.best_estimator_
-    if type(last).__name__ == "Pipeline":
+    if class_name(last) == "Pipeline":
         inner, last = unrolled(last)
         steps += inner
     return steps, last

@@ -9,8 +9,10 @@ from __future__ import annotations
 import inspect
 import numbers
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar, final
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -19,6 +21,13 @@ Maker = Callable[..., nn.Module]
 M = TypeVar("M", bound=Maker)
 
 _MAKERS: dict[str, Maker] = {}
+_LOGITS: dict[str, Callable[[Any, str | None], bool]] = {}
+_INSIDE: dict[str, Callable[[Any], Any]] = {}
+# Methods that say what an estimator computes: where a user's class has its own, it is another function.
+_METHODS = (
+    "decision_function", "kneighbors", "predict", "predict_joint_log_proba", "predict_log_proba", "predict_proba",
+    "score_samples", "transform",
+)  # fmt: skip
 
 _TREES = (
     "its output is constant between the thresholds of its trees, so that there is no function of the features whose "
@@ -57,18 +66,33 @@ _REASONS = {
 _TREE_MODULES = ("sklearn.tree", "sklearn.ensemble", "xgboost", "lightgbm", "catboost")
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """What the outputs of a network stand for.
+
+    `labels`: the class of each output, where they are classes. `logits`: whether their softmax is the probability of
+    the classes.
+    """
+
+    labels: tuple[Any, ...] | None = None
+    logits: bool = False
+
+
 @final
 class Neuralized(nn.Module):
     """A fitted estimator as a network: `forward(x: (samples, features)) -> scores (samples, outputs)`.
 
     `layers`: the network, in float64, its constants in buffers. `estimator`: the class name. `features_in`: the number
-    of features. `names`: their names, where the estimator was fitted on a table with column names.
+    of features. `names`: their names, where the estimator was fitted on a table with column names. `outputs`: what
+    the outputs stand for.
     """
 
-    def __init__(self, layers: nn.Module, estimator: str, features_in: int, names: tuple[str, ...] | None) -> None:
+    def __init__(
+        self, layers: nn.Module, estimator: str, features_in: int, names: tuple[str, ...] | None, outputs: Outputs
+    ) -> None:
         super().__init__()
         self.layers = layers
-        self.estimator, self.features_in, self.names = estimator, features_in, names
+        self.estimator, self.features_in, self.names, self.outputs = estimator, features_in, names, outputs
 
     def forward(self, x: Tensor) -> Tensor:
         """The estimator's scores; InputError for another number of features, or another precision."""
@@ -91,15 +115,23 @@ class Neuralized(nn.Module):
         return f"{self.estimator}, features_in={self.features_in}"
 
 
-def neuralizes(*estimators: str) -> Callable[[M], M]:
+def neuralizes(
+    *estimators: str,
+    logits: Callable[[Any, str | None], bool] | None = None,
+    inside: Callable[[Any], Any] | None = None,
+) -> Callable[[M], M]:
     """Declare a function `(fitted estimator, *, options) -> nn.Module` for scikit-learn classes of these names.
 
     The module maps (samples, features) in float64 to (samples, outputs), exactly as the estimator scores; its constants
-    are buffers. Keyword-only parameters are options of `neuralize`.
+    are buffers. Keyword-only parameters are options of `neuralize`. `logits`: whether the softmax of the outputs is the
+    probability of the classes, for an estimator and its option `output`; without it, never. `inside`: the estimator
+    whose outputs these are, of those that hold one.
     """
 
     def declare(make: M) -> M:
         _MAKERS.update(dict.fromkeys(estimators, make))
+        _LOGITS.update(dict.fromkeys(estimators, logits) if logits else {})
+        _INSIDE.update(dict.fromkeys(estimators, inside) if inside else {})
         return make
 
     return declare
@@ -150,7 +182,24 @@ def neuralize(estimator: Any, **options: Any) -> Neuralized:
     features = getattr(first, "n_features_in_", None)
     if features is None:
         raise InputError(f"this {name} does not say how many features it takes (n_features_in_); fit it on an array")
-    return Neuralized(layers, name, int(features), feature_names(first))
+    width = int(layers(torch.zeros(1, int(features), dtype=torch.float64)).shape[1])
+    return Neuralized(layers, name, int(features), feature_names(first), _outputs(estimator, options, width))
+
+
+def _outputs(estimator: Any, options: dict[str, Any], width: int) -> Outputs:
+    """What the outputs of an estimator's network stand for."""
+    kind = class_name(estimator)
+    if kind in _INSIDE:
+        return _outputs(_INSIDE[kind](estimator), options, width)
+    output = options.get("output")
+    logits = kind in _LOGITS and _LOGITS[kind](estimator, output)
+    classes: Any = getattr(estimator, "classes_", None)
+    pairs = hasattr(estimator, "decision_function_shape") and (  # support vector machines score pairs of classes
+        estimator.decision_function_shape == "ovo" or output in ("ovo", "log_ratio")
+    )
+    if not hasattr(classes, "tolist") or classes.ndim != 1 or len(classes) != width or width == 1 or pairs:
+        return Outputs(None, logits)
+    return Outputs(tuple(classes.tolist()), logits)
 
 
 def reader(estimator: Any) -> Any:
@@ -168,17 +217,32 @@ def feature_names(estimator: Any) -> tuple[str, ...] | None:
     return None if names is None else tuple(map(str, names))
 
 
-def _own_class(estimator: Any) -> type | None:
-    """The scikit-learn class an estimator is, or is derived from; its function is that of this class alone."""
-    found = (c for c in type(estimator).__mro__ if c.__module__.split(".")[0] == "sklearn")
-    return next((c for c in found if not c.__name__.endswith("Mixin")), None)
+def class_name(estimator: Any) -> str:
+    """The name of the scikit-learn class that an estimator or a transformer is or is derived from, "" for none.
+
+    Raises InputError where a derived class computes in its own way: only what scikit-learn computes is known.
+    """
+    own = ""
+    for c in type(estimator).__mro__:
+        if c.__module__.split(".")[0] != "sklearn":
+            own = own or next((method for method in _METHODS if method in vars(c)), "")
+            continue
+        if c.__name__.endswith("Mixin") or c.__name__.startswith("Base"):
+            break
+        if own:
+            raise InputError(
+                f"{type(estimator).__name__} has a {own} of its own, of which no network is known; what is known is "
+                f"that of {c.__name__}, the class of scikit-learn it is derived from"
+            )
+        return c.__name__
+    return ""
 
 
 def _maker(estimator: Any) -> Maker:
-    own, name = _own_class(estimator), type(estimator).__name__
-    if own is not None and own.__name__ in _MAKERS:
-        return _MAKERS[own.__name__]
-    reason = _REASONS.get(own.__name__ if own else name)
+    own, name = class_name(estimator), type(estimator).__name__
+    if own in _MAKERS:
+        return _MAKERS[own]
+    reason = _REASONS.get(own or name)
     modules = tuple(c.__module__ for c in type(estimator).__mro__)
     if reason is None and any(m.startswith(_TREE_MODULES) for m in modules):
         reason = _TREES
@@ -228,6 +292,23 @@ def check_priors(estimator: Any, priors: Tensor) -> None:
             f"{type(estimator).__name__}: {what} {names} has {option} 0, so that its score is −∞ for every sample, "
             f"which nothing in x causes; fit again with positive {option}s, or without this {what}"
         )
+
+
+def check_gamma(estimator: str, gamma: float) -> None:
+    """Refuse a kernel exp(−γ h) that is 1 everywhere."""
+    if gamma == 0:
+        raise InputError(
+            f"{estimator} was fitted with gamma=0: its kernel is 1 everywhere, there is nothing to explain"
+        )
+
+
+def options_of(estimator: Any) -> set[str]:
+    """The options of `neuralize` for an estimator."""
+    kind = class_name(estimator)
+    if kind in _INSIDE:
+        return options_of(_INSIDE[kind](estimator))
+    parameters = inspect.signature(_MAKERS[kind]).parameters.values() if kind in _MAKERS else ()
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def choose(estimator: str, output: Any, choices: tuple[str, ...]) -> None:

@@ -14,7 +14,7 @@ from .affine import Affine, fitted
 from .distances import Scaled
 from .linear import known_mean
 from .monomials import Monomials
-from .registry import reader
+from .registry import class_name, reader
 
 _STEPS = (
     "its output is constant between thresholds, so that no relevance can flow back through it; leave it out, or scale "
@@ -122,7 +122,7 @@ def steps_of(transformer: Any, name: str) -> list[Step]:
     """A fitted transformer's stages; InputError, with the name of the step, for one that has none."""
     if transformer is None or transformer == "passthrough":
         return []
-    kind = type(transformer).__name__
+    kind = class_name(transformer)
     if kind in _MAKERS:
         check(transformer, name)
         return _MAKERS[kind](transformer)
@@ -130,11 +130,12 @@ def steps_of(transformer: Any, name: str) -> list[Step]:
         check(transformer, name)
         chosen = transformer.get_support(indices=True)
         return [selection(chosen, int(transformer.n_features_in_))]
-    why = REASONS.get(kind)
+    why, given = REASONS.get(kind), type(transformer).__name__
     if why is not None:
-        raise InputError(f"step {name!r} of the pipeline, {kind}, cannot be neuralized: {why}")
+        raise InputError(f"step {name!r} of the pipeline, {given}, cannot be neuralized: {why}")
+    whose = "" if kind else f" of {type(transformer).__module__}"
     raise InputError(
-        f"step {name!r} of the pipeline is {kind}, for which no network is known. Known are "
+        f"step {name!r} of the pipeline is {given}{whose}, for which no network is known. Known are scikit-learn's "
         f"{', '.join(sorted(_MAKERS))}, and selectors of features. Transform the data first, and explain the rest of "
         "the pipeline"
     )
@@ -198,8 +199,14 @@ def _pca(t: Any) -> list[Step]:
     """(x − mean) Vᵀ, divided by the components' deviations if they are whitened."""
     weight, mean = fitted(t.components_), fitted(t.mean_)
     if t.whiten:
-        least = torch.finfo(torch.float64).eps
-        weight = weight / fitted(t.explained_variance_).sqrt().clamp(min=least)[:, None]
+        deviation = fitted(t.explained_variance_).sqrt()
+        flat = (deviation < torch.finfo(torch.from_numpy(t.explained_variance_).dtype).eps).nonzero().flatten().tolist()
+        if flat:
+            raise InputError(
+                f"{class_name(t)} with whiten=True: component {flat[0]} does not vary, and what is divided by its "
+                f"deviation, {float(deviation[flat[0]]):.2g}, is rounding errors; fit it with n_components={flat[0]}"
+            )
+        weight = weight / deviation[:, None]
     return [Affine(weight, -weight @ mean, mean)]
 
 

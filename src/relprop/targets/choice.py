@@ -131,7 +131,8 @@ def _indices(index: Tensor, scores: Tensor) -> Tensor:
         )
     if index.dtype == torch.bool or index.is_floating_point():
         raise TargetError(f"target has dtype {index.dtype}; indices are integers (target.long())")
+    index = index.long()  # comparisons are not defined for every type without sign
     if concrete(index) and bool(((index < 0) | (index >= classes)).any()):
         bad = int(index[(index < 0) | (index >= classes)][0])
         raise TargetError(f"target {bad} is out of range: the model has {classes} outputs, 0 to {classes - 1}")
-    return index.to(scores.device).long()
+    return index.to(scores.device)

@@ -56,6 +56,32 @@ def words(target: Any, name: Callable[[Any], str]) -> str:
     return name(target)
 
 
+def check_end(target: Any, finals: set[str]) -> None:
+    """Refuse targets that are another quantity at the logits of a model that ends in one of these operations.
+
+    `finals`: the names of its last softmax and sigmoid, whose logits are explained instead. A softmax's quantity is
+    refused of outputs that have a sigmoid each, and so do not compete; a target of the output's own value, of either.
+    """
+    kind = competing(target)
+    if kind and finals & {"sigmoid", "log_sigmoid"}:
+        raise TargetError(
+            f"{kind} is the quantity of a softmax, but this model ends in a sigmoid: there each output is itself "
+            "the log-odds of its class, and target=c, the class index, explains it"
+        )
+    if finals and (own := _of_output(target)):
+        raise TargetError(
+            f"{own} is a value of the output, but this model ends in a {min(finals)}, in front of which relprop "
+            "explains: give the model without it, and the target is of its logits"
+        )
+
+
+def _of_output(target: Any) -> str:
+    """The kind of a target that is a value of the output itself, if there is one in `target`, else ""."""
+    parts = target if isinstance(target, list) else [target.a, target.b] if isinstance(target, Contrast) else []
+    own = type(target).__name__ if getattr(target, "of_output", False) else ""
+    return own or next(filter(None, map(_of_output, parts)), "")
+
+
 def competing(target: Any) -> str:
     """The kind of target that takes the classes for those of one softmax, if there is one in `target`, else "".
 

@@ -281,7 +281,13 @@ def neurons(a: Tensor, w: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor, Ten
 
 
 def _table(name: str, value: Any, dims: int) -> Tensor:
-    t = torch.as_tensor(value).detach().to(torch.float64)
+    try:
+        t = torch.as_tensor(value).detach()
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise InputError(f"{name} is a {type(value).__name__} that is no tensor ({e}): give one, or an array") from e
+    if t.is_complex():
+        raise InputError(f"{name} holds complex numbers; rules are of real ones")
+    t = t.to(torch.float64)
     if t.dim() != dims or t.numel() == 0:
         wanted = {"a": "(samples, J)", "w": "(J, K)", "b": "(K,)"}.get(name, "(samples, K)")
         raise InputError(f"{name} is {tuple(t.shape)}; give {wanted}")
