@@ -60,3 +60,13 @@ def test_a_target_larger_than_the_output_is_what_counts() -> None:
         warnings.simplefilter("error")
         e = relprop.explain(Cancelling(), x, target=R, composite="lrp_zero")
     assert e.relevance.sum().item() == pytest.approx(3e9)
+
+
+def test_a_sum_too_large_for_its_type_is_told_too() -> None:
+    """Σ|R| of float32 numbers near the largest there is."""
+    model, x = nn.Linear(2, 1, bias=False), torch.tensor([[2.5e38, -2.5e38]])
+    nn.init.ones_(model.weight)
+    model.weight.data[0, 1] = 1 - 1e-7
+    with pytest.warns(AmplifiedWarning, match="inf times"):
+        e = relprop.explain(model, x, composite="lrp_zero")
+    assert bool(e.relevance.isfinite().all())

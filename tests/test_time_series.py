@@ -324,6 +324,8 @@ def test_a_forecast_in_front_of_a_last_function_is_refused(end: nn.Module) -> No
     """relprop explains the logits of such a model, of which the forecast is a function."""
     model, x = nn.Sequential(nn.Linear(4, 6), end), torch.randn(2, 4)
     for target in (Forecast(0), [1, Forecast(0)], Contrast(Forecast(0), Forecast(1))):
-        with pytest.raises(TargetError, match=r"Forecast is a value of the output, but this model ends in a .*in front"):
+        with pytest.raises(
+            TargetError, match=r"Forecast is a value of the output, but this model ends in a .*in front"
+        ):
             relprop.explain(model, x, target)
     assert relprop.explain(model[0], x, Forecast(0)).score.shape == (2,)

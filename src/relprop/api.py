@@ -15,7 +15,7 @@ from .chunks import MaxBatch
 from .composites import Composite
 from .errors import CompositeError, RelpropError
 from .execution import Execution
-from .explanation import Explanation, warn_if_amplified
+from .explanation import Explanation
 from .guards import check_model
 from .ops import name as op_name
 from .prepared import Prepared
@@ -99,9 +99,7 @@ class Explainer:
         program = state.program(ledger, record)
         differentiate = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
         with undisturbed(tensors[0].device) if state.draws else together(), torch.set_grad_enabled(differentiate):
-            explanation = state.run(program, tensors, target, ledger)
-        warn_if_amplified(explanation)
-        return explanation
+            return state.run(program, tensors, target, ledger)
 
     def _state(self, inputs: Inputs) -> tuple[Prepared, list[Tensor]]:
         """What fits these inputs and the model's present weights: the capture for any batch size, or for this one."""

@@ -5,18 +5,20 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from .errors import AmplifiedWarning, InputError
 from .program import Ledger
 from .targets import Token, words
+from .values import amount, finite
 
 # Σ|R| over Σ|output| at which no digit of a float32 sum is left, and of the map no meaning in any precision.
 AMPLIFIED = 1e6
@@ -103,28 +105,24 @@ def _plain(target: Any) -> Any:
     return target if isinstance(target, (int, type(None))) else "..."
 
 
-def warn_if_amplified(e: Explanation) -> None:
-    """Say that relevance is larger than the output and the score by any factor an explanation could have.
+def in_proportion(relevance: Sequence[Tensor], output: Tensor, score: Tensor) -> bool:
+    """Whether all relevance is finite; a warning where it is larger than output and score by a factor no reason has.
 
     Where the terms of a sum nearly cancel, LRP multiplies relevance by Σ|z_i| / |Σ z_i + ε|; in a row of such sums, as
     over the steps of a recurrent network, the factors multiply.
     """
-    found = [r for r in pytree.tree_leaves(e.relevance) if isinstance(r, Tensor)]
-    amount = sum(_sum(r) for r in found)
-    own = max(_sum(e.output), _sum(e.score))
-    if amount > AMPLIFIED * own > 0:
+    total = sum(map(amount, relevance))
+    if not math.isfinite(total) and not all(map(finite, relevance)):  # else the sum alone is too large
+        return False
+    if total > AMPLIFIED * amount(score) and total > AMPLIFIED * (own := max(amount(output), amount(score))) > 0:
         warnings.warn(
-            f"the relevance of the inputs is {amount / own:.0e} times as large as the output (Σ|R| over Σ|output|): it "
+            f"the relevance of the inputs is {total / own:.0e} times as large as the output (Σ|R| over Σ|output|): it "
             "grew where terms of both signs nearly cancel, and tells nothing of the decision. Remedy: a larger ε "
-            "(epsilon=0.1), or a recipe that lets less cancel (gamma, epsilon_plus)",
+            "(epsilon=0.1), or what lets less cancel (residual='magnitude', or the recipes gamma and epsilon_plus)",
             AmplifiedWarning,
             stacklevel=_outside(),
         )
-
-
-def _sum(t: Tensor) -> float:
-    """Σ|t|."""
-    return float(t.detach().abs().sum(dtype=torch.promote_types(t.dtype, torch.float32)))
+    return True
 
 
 def _outside() -> int:

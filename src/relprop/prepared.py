@@ -18,7 +18,7 @@ from .composites import Assignment, Composite
 from .constants import held_summands
 from .errors import InputError, NonFiniteError, RuleError, TargetError
 from .execution import Execution
-from .explanation import Explanation, Tree
+from .explanation import Explanation, Tree, in_proportion
 from .graph import Reading, is_float, is_random, module_path, module_paths, value, where
 from .guards import check_inputs
 from .ops import name as op_name
@@ -203,6 +203,7 @@ class Prepared:
         relevance = [torch.stack(rs) if several else rs[0] for rs in zip(*(r[0] for r in runs), strict=True)]
         recorded = [torch.stack(rs) if several else rs[0] for rs in zip(*(r[1] for r in runs), strict=True)]
         scores, resolved = [s for _, s, _ in starts], [t for _, _, t in starts]
+        in_proportion(relevance, output, torch.stack(scores))  # finite it is
         ledgers = [r[2] for r in runs]
         return Explanation(
             relevance=self._tree(relevance),
@@ -217,7 +218,7 @@ class Prepared:
         """One run of forward and way back, in which each value is let go after its last use."""
         output, score, resolved, relevance, recorded, _ = program.whole(*tensors, target)
         self._check_output(output, tensors)
-        if not all(map(finite, relevance)):
+        if not in_proportion(relevance, output, score):
             _, explained, saved = program.forward(*tensors)
             self._check_output(explained, tensors)
             raise NonFiniteError(self._blame(program, initial(explained, target)[0], saved))
