@@ -241,14 +241,17 @@ def test_bad_product_neurons_are_refused_in_words(case: str) -> None:
     refuse(InputError, words, lambda: product_neuron(*arguments), NET)
 
 
-@pytest.mark.parametrize("pool", [lambda R: R.unflatten(1, (2, 2)).mean(2), lambda R: R[:, :2]], ids=["mean", "part"])
-def test_cells_that_do_not_hold_all_relevance_are_refused(pool: Callable[[Tensor], Tensor]) -> None:
-    with pytest.raises(InputError, match="pool does not keep the sum"):
-        bilrp(nn.Sequential(*NET), X, X2, pool=pool)
-    summed = bilrp(nn.Sequential(*NET), X, X2, "lrp_zero", pool=lambda R: R.unflatten(1, (2, 2)).sum(2))
-    check_sums_to(
-        summed.relevance.sum((1, 2)), bilrp(nn.Sequential(*NET), X, X2, "lrp_zero").relevance.sum((1, 2)), 1e-9
-    )
+def test_cells_that_are_no_sums_are_refused() -> None:
+    net, whole = nn.Sequential(*NET), bilrp(nn.Sequential(*NET), X, X2, "lrp_zero").relevance
+    with pytest.raises(InputError, match=r"counts an entry of the relevance 0.5 times \(an average\?\)"):
+        bilrp(net, X, X2, pool=lambda R: R.unflatten(1, (2, 2)).mean(2))
+    with pytest.raises(InputError, match="counts an entry of the relevance 2 times"):
+        bilrp(net, X, X2, pool=lambda R: torch.cat([R, R], 1))
+    M = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])  # float32
+    halves = whole.unflatten(2, (2, 2)).sum(3).unflatten(1, (2, 2)).sum(2)
+    for pool in (lambda R: R.unflatten(1, (2, 2)).sum(2), lambda R: R.to(M) @ M):
+        check_same_map(bilrp(net, X, X2, "lrp_zero", pool=pool).relevance.double(), halves, 1e-5)
+    check_same_map(bilrp(net, X, X2, "lrp_zero", pool=lambda R: R[:, :2]).relevance, whole[:, :2, :2], 1e-9)
 
 
 def test_product_neurons_take_tensors_of_one_type() -> None:
@@ -259,5 +262,6 @@ def test_product_neurons_take_tensors_of_one_type() -> None:
 
 def test_a_number_of_pairs_is_positive() -> None:
     joint = bilrp(nn.Sequential(*NET), X, X2)
-    with pytest.raises(InputError, match="count=-1: how many pairs"):
-        joint.top(-1)
+    for count in (-1, 0, 2.5, True):
+        with pytest.raises(InputError, match="how many pairs"):
+            joint.top(count)

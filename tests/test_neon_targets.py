@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn import datasets
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, OutlierMixin, TransformerMixin
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -104,17 +104,40 @@ def test_texts_leave_indices_as_they_are() -> None:
         relprop.explain(fitted, SOME, target="d")
 
 
-def test_pairs_and_single_outputs_are_no_classes() -> None:
-    pairs = neon.neuralize(SVC(random_state=0).fit(X, Y + 1), output="ovo")
-    assert pairs.outputs.labels is None
-    shaped = neon.neuralize(SVC(decision_function_shape="ovo", random_state=0).fit(X, Y + 1))
-    assert shaped.outputs.labels is None
-    one = neon.neuralize(logistic().fit(X, Y > 0))
-    assert one.outputs.labels is None
-    both = neon.neuralize(logistic().fit(X, Y > 0), output="classes")
-    assert both.outputs.labels == (False, True)
+def test_labels_where_outputs_are_not_one_a_class_are_refused() -> None:
     x = torch.tensor(SOME)
+    two = logistic().fit(X, Y > 0)
+    pairs = neon.neuralize(SVC(random_state=0).fit(X, Y + 1), output="ovo")
+    shaped = neon.neuralize(SVC(decision_function_shape="ovo", random_state=0).fit(X, Y + 1))
+    for model in (two, pairs, shaped):
+        for target in (
+            np.array([0, 0, 1, 1, 2]),
+            torch.tensor([0, 0, 0, 0, 0]),
+            "virginica",
+            [None, np.int64([1] * 5)],
+        ):
+            with pytest.raises(TargetError, match=r"target names classes, but .*not one a class.*output=\"classes\""):
+                relprop.explain(model, x, target)
+        assert relprop.explain(model, x, target=0).target.tolist() == [0] * 5
+
+
+def test_two_classes_with_an_output_each() -> None:
+    x, label = torch.tensor(SOME), np.array([2, 1, 1])[Y]
+    for fitted in (logistic(), SVC(random_state=0), SVC(decision_function_shape="ovo", random_state=0)):
+        network = neon.neuralize(fitted.fit(X, label), output="classes")
+        for named, column in ((1, 0), (2, 1), (np.int64(2), 1)):
+            score = relprop.explain(network, x, target=named).score
+            assert torch.equal(score, network(x)[:, column])
+        assert bool((relprop.explain(network, x, target=fitted.predict(SOME)).score > 0).all())
+    both = neon.neuralize(logistic().fit(X, Y > 0), output="classes")
     assert torch.equal(relprop.explain(both, x, target=True).score, both(x)[:, 1])
+
+
+def test_a_mask_is_no_label() -> None:
+    fitted = logistic().fit(X, Y)
+    for mask in (torch.tensor([True, False, True, True, False]), np.array([True] * 5), True):
+        with pytest.raises(TargetError, match="target True is no class"):
+            relprop.explain(fitted, SOME, target=mask)
 
 
 def probability(fitted: Any) -> np.ndarray:
@@ -200,8 +223,19 @@ class Steeper(LogisticRegression):
         return 5 * super().decision_function(X)
 
 
-class Analysis(LinearDiscriminantAnalysis):
-    """Nothing of its own."""
+class Analysis(OutlierMixin, LinearDiscriminantAnalysis):
+    """Nothing of its own that is computed."""
+
+    def fit(self, X: Any, y: Any) -> Any:
+        return super().fit(X, y)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        return 0.0
+
+
+class Likelier(GaussianNB):
+    def _joint_log_likelihood(self, X: Any) -> Any:
+        return 3 * super()._joint_log_likelihood(X)
 
 
 def test_a_derived_class_is_what_it_is_derived_from_unless_it_computes_differently() -> None:
@@ -214,6 +248,8 @@ def test_a_derived_class_is_what_it_is_derived_from_unless_it_computes_different
     assert float(e.relevance.abs().max()) < 1e-12
     with pytest.raises(InputError, match="Doubled has a transform of its own"):
         neon.neuralize(make_pipeline(Doubled(), logistic()).fit(X, Y))
+    with pytest.raises(InputError, match="Likelier has a _joint_log_likelihood of its own"):
+        neon.neuralize(Likelier().fit(X, Y), output="joint")
     with pytest.raises(InputError, match=r"Steeper has a decision_function of its own.*LogisticRegression"):
         relprop.explain(Steeper(max_iter=2000).fit(X, Y), SOME)
 
@@ -228,7 +264,7 @@ def test_a_whitened_component_without_variance_is_refused() -> None:
         warnings.simplefilter("ignore")
         model.fit(twice, Y)
     model[0].explained_variance_[4] = 1e-15  # what rounding may leave of 0
-    with pytest.raises(InputError, match=r"component 4 does not vary.*n_components=4"):
+    with pytest.raises(InputError, match="component 4 does not vary"):
         neon.neuralize(model)
     fit = make_pipeline(PCA(4, whiten=True), logistic()).fit(twice.astype("float64"), Y)
     scores = neon.neuralize(fit)(torch.tensor(twice[::30]).double()).numpy()
@@ -294,3 +330,11 @@ def test_points_may_be_a_table_or_whole_numbers() -> None:
     expected = neon.DeepClustering(torch.nn.Identity(), np.eye(3))(x)
     for points in (pandas.DataFrame(np.eye(3)), torch.eye(3).int(), np.eye(3).tolist()):
         assert torch.equal(neon.DeepClustering(torch.nn.Identity(), points)(x), expected)
+
+
+def test_a_profile_takes_labels() -> None:
+    fitted = logistic().fit(X, Y + 1)
+    for target in (3, fitted.predict(X[:4])):
+        assert relprop.profile(fitted, X[:4], target=target, repeats=1).samples == 4
+    with pytest.raises(TargetError, match="target 0 is no class of the estimator, which has 1, 2, 3"):
+        relprop.profile(fitted, X[:4], target=0, repeats=1)

@@ -375,7 +375,7 @@ def test_capture_does_not_walk_through_the_steps(kind: Any, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-def test_a_long_memory_shared_by_magnitude_amplifies_nothing(kind: Any) -> None:
+def test_a_memory_shared_by_magnitude_amplifies_nothing(kind: Any) -> None:
     """All gates ½ and nothing fed back: m_t = (m_t−1 + tanh(w x_t)) / 2, of which each step gets a share of one sign."""
     net = kind(1, 1, batch_first=True, bias=False).double()
     net.weight_ih_l0.data.zero_()[2] = 2.0

@@ -328,4 +328,6 @@ def test_a_forecast_in_front_of_a_last_function_is_refused(end: nn.Module) -> No
             TargetError, match=r"Forecast is a value of the output, but this model ends in a .*in front"
         ):
             relprop.explain(model, x, target)
+    with pytest.raises(TargetError, match="Forecast is a value of the output"):
+        relprop.explain(model, x, Forecast(0), max_batch=1)
     assert relprop.explain(model[0], x, Forecast(0)).score.shape == (2,)

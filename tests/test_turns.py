@@ -128,14 +128,15 @@ class Traced(nn.Module):
 @pytest.mark.parametrize("what", ["run", "program", "capture", "examine", "network"])
 def test_nothing_runs_while_torch_traces_a_model_in_another_thread(what: str) -> None:
     x, other = rows(), dense()
-    ready = relprop.Explainer(other, x, "epsilon")
+    ready, fitted = relprop.Explainer(other, x, "epsilon"), line()
     expected = ready(x).relevance
+    of_line = relprop.explain(fitted, x.numpy()).relevance
     calls: dict[str, Any] = {
         "run": lambda: ready(x).relevance,
         "program": lambda: ready(x, ledger=True).relevance,
         "capture": lambda: relprop.explain(other, x, composite="epsilon").relevance,
         "examine": lambda: relprop.examine(other, x).ready,
-        "network": lambda: relprop.explain(line(), x.numpy()).relevance,
+        "network": lambda: relprop.explain(fitted, x.numpy()).relevance,
     }
     model = Traced()
     with ThreadPoolExecutor(1) as pool:
@@ -143,10 +144,7 @@ def test_nothing_runs_while_torch_traces_a_model_in_another_thread(what: str) ->
         relprop.explain(model, x)
         found = model.meanwhile[0].result(NEVER)
     assert model.patched == [True, True], "not traced as this test believes, or not waited for"
-    if what == "examine":
-        assert found
-    elif what != "network":
-        assert torch.equal(found, expected)
+    assert found is True if what == "examine" else torch.equal(found, of_line if what == "network" else expected)
 
 
 def line() -> Any:

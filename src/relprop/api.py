@@ -41,7 +41,8 @@ class Explainer:
     them anew. `rules` is the rule table, `code` the program as Python text, `program` the program as a graph module.
 
     Any number of threads may explain at once. While one captures a model, which takes seconds, the others wait, for
-    torch.export changes `nn.Module` for all of them; modules of your own had better not be called meanwhile.
+    torch.export changes `nn.Module` for all of them; modules of your own had better not be made or called meanwhile,
+    and a target or a `forward` must not wait for another thread that explains.
 
     What follows changes no rule, and is the same in `relprop.explain`. `compile`: the program is compiled by
     `torch.compile`, as one graph; worth its seconds where the same shapes are explained many times. `checkpoint`: the
@@ -89,7 +90,7 @@ class Explainer:
 
     def _present(self, inputs: Inputs) -> Prepared:
         """The first capture, with the model's present weights; where they changed, a new one, from a few samples."""
-        with self._lock:
+        with together(), self._lock:
             if self._states and not any(s.stale(self.model) for s in self._states.values()):
                 return self._any
         return self._state(chunks.example(inputs, self.execution.max_batch))[0]
@@ -103,13 +104,13 @@ class Explainer:
 
     def _state(self, inputs: Inputs) -> tuple[Prepared, list[Tensor]]:
         """What fits these inputs and the model's present weights: the capture for any batch size, or for this one."""
-        with self._lock:
+        with together(), self._lock:
             state, batch = self._known(inputs)
             if state is not None:
                 tensors = state.check(inputs)
                 if state.known_to_fit(batch):
                     return state, tensors
-        with alone(), self._lock:  # in this order: who is alone may wait for the lock, never the other way round
+        with alone(), self._lock:  # the turn before the lock: who holds the lock waits for nobody's turn
             state, batch = self._known(inputs)
             if state is not None:
                 tensors = state.check(inputs)
@@ -218,8 +219,7 @@ def _network(model: Any, inputs: Any, options: dict[str, Any]) -> tuple[nn.Modul
     """What is explained, and the inputs it takes: an estimator as a network, and its table as a tensor."""
     network = model
     if neon.is_estimator(model):
-        with alone():  # a module is made
-            network = neon.neuralize(model)
+        network = neon.neuralize(model)
         for name in sorted(neon.options_of(model) & set(options)):
             raise CompositeError(
                 f"{name} is an option of the network, not of a rule: explain neuralize(estimator, {name}=...), of "

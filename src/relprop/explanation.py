@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,10 +17,11 @@ from torch import Tensor
 from .errors import AmplifiedWarning, InputError
 from .program import Ledger
 from .targets import Token, words
-from .values import amount, finite
+from .values import finite
 
-# Σ|R| over Σ|output| at which no digit of a float32 sum is left, and of the map no meaning in any precision.
+# Σ|R| over Σ|output| of a sample at which no digit of a float32 sum is left, and no meaning in any precision.
 AMPLIFIED = 1e6
+_INSIDE = ("relprop", "contextlib")  # frames of this package, and of decorators on its functions
 
 Tree = Any  # a Tensor, or a tuple or dict of them, as the inputs were given
 
@@ -105,29 +105,48 @@ def _plain(target: Any) -> Any:
     return target if isinstance(target, (int, type(None))) else "..."
 
 
-def in_proportion(relevance: Sequence[Tensor], output: Tensor, score: Tensor) -> bool:
+def in_proportion(relevance: Sequence[Tensor], moving: Sequence[bool], output: Tensor, score: Tensor) -> bool:
     """Whether all relevance is finite; a warning where it is larger than output and score by a factor no reason has.
 
-    Where the terms of a sum nearly cancel, LRP multiplies relevance by Σ|z_i| / |Σ z_i + ε|; in a row of such sums, as
-    over the steps of a recurrent network, the factors multiply.
+    That is asked for each sample, and each target where there are several: `score` is (samples,) or (targets,
+    samples), and so does relevance begin, but that of inputs that do not count samples (`moving`), left out here. Where
+    the terms of a sum nearly cancel, LRP multiplies relevance by Σ|z_i| / |Σ z_i + ε|; in a row of such sums, as over
+    the steps of a recurrent network, the factors multiply.
     """
-    total = sum(map(amount, relevance))
-    if not math.isfinite(total) and not all(map(finite, relevance)):  # else the sum alone is too large
+    sizes = [_size(r, score.dim()).to(score.device) for r, moves in zip(relevance, moving, strict=True) if moves]
+    shared = [r for r, moves in zip(relevance, moving, strict=True) if not moves]
+    if not all(map(finite, shared)):
         return False
-    if total > AMPLIFIED * amount(score) and total > AMPLIFIED * (own := max(amount(output), amount(score))) > 0:
+    if not sizes:
+        return True
+    size = sum(sizes[1:], sizes[0])
+    if float((size / score.detach().abs()).amax()) <= AMPLIFIED:  # neither infinite nor 0 / 0
+        return True
+    if not bool(size.isfinite().all()) and not all(map(finite, relevance)):  # else a sum alone is too large
+        return False
+    own = torch.maximum(_size(output, 1).to(size), score.detach().abs().to(size))
+    worst = float(torch.where(own > 0, size / own, 0.0).amax())
+    if worst > AMPLIFIED:
         warnings.warn(
-            f"the relevance of the inputs is {total / own:.0e} times as large as the output (Σ|R| over Σ|output|): it "
-            "grew where terms of both signs nearly cancel, and tells nothing of the decision. Remedy: a larger ε "
-            "(epsilon=0.1), or what lets less cancel (residual='magnitude', or the recipes gamma and epsilon_plus)",
+            f"relevance is {worst:.0e} times as large as the output (Σ|R| over Σ|output| of a sample): it grew where "
+            "terms of both signs nearly cancel, and tells nothing of the decision. Remedy: residual='magnitude' for "
+            "sums of branches and memories, a fixed ε (epsilon=0.1, epsilon_mode='absolute') for other sums",
             AmplifiedWarning,
             stacklevel=_outside(),
         )
     return True
 
 
+def _size(t: Tensor, lead: int) -> Tensor:
+    """Σ|t| over all but the first dimensions."""
+    wide = torch.promote_types(t.dtype, torch.float32)
+    rest = list(range(lead, t.dim()))
+    return t.detach().abs().sum(rest, dtype=wide) if rest else t.detach().abs().to(wide)
+
+
 def _outside() -> int:
     """How many frames up the caller of this package is."""
     depth, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "relprop":
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
         depth, frame = depth + 1, frame.f_back
     return depth

@@ -203,7 +203,8 @@ class Prepared:
         relevance = [torch.stack(rs) if several else rs[0] for rs in zip(*(r[0] for r in runs), strict=True)]
         recorded = [torch.stack(rs) if several else rs[0] for rs in zip(*(r[1] for r in runs), strict=True)]
         scores, resolved = [s for _, s, _ in starts], [t for _, _, t in starts]
-        in_proportion(relevance, output, torch.stack(scores))  # finite it is
+        if not in_proportion(relevance, self._moving, output, torch.stack(scores) if several else scores[0]):
+            raise NonFiniteError("the relevance of an input all samples share is too large a sum; use float64")
         ledgers = [r[2] for r in runs]
         return Explanation(
             relevance=self._tree(relevance),
@@ -218,7 +219,7 @@ class Prepared:
         """One run of forward and way back, in which each value is let go after its last use."""
         output, score, resolved, relevance, recorded, _ = program.whole(*tensors, target)
         self._check_output(output, tensors)
-        if not in_proportion(relevance, output, score):
+        if not in_proportion(relevance, self._moving, output, score):
             _, explained, saved = program.forward(*tensors)
             self._check_output(explained, tensors)
             raise NonFiniteError(self._blame(program, initial(explained, target)[0], saved))

@@ -29,11 +29,6 @@ def finite(t: Tensor) -> bool:
     return math.isfinite(t.detach().sum()) or bool(torch.isfinite(t).all())
 
 
-def amount(t: Tensor) -> float:
-    """Σ|t|; not finite if a value of t is not, or if it is too large itself."""
-    return float(t.detach().abs().sum(dtype=torch.promote_types(t.dtype, torch.float32)))
-
-
 def tolerance(dtype: torch.dtype) -> float:
     """Relative difference allowed between two ways to compute one function: the square root of the precision."""
     return math.sqrt(torch.finfo(dtype).eps)

@@ -13,6 +13,7 @@ from ..api import Explainer
 from ..captured import Inputs
 from ..composites import Composite
 from ..errors import CompositeError, InputError, RelpropError, RuleError
+from ..explanation import in_proportion
 from ..guards import check_model
 from ..program import Ledger
 from ..turns import together
@@ -80,6 +81,8 @@ class PairExplainer:
         marginals = one.cells(maps[0]), two.cells(maps[1])
         cost, matrix, notes = self._joint(cost, few, many, norms, start, marginals[pair.index(few)])
         matrix = matrix if few is one else matrix.transpose(1, 2)
+        most = one.phi.norm(dim=1) * two.phi.norm(dim=1) / norms  # of orthogonal embeddings the score says nothing
+        in_proportion([matrix], [True], most, start.sum(1))
         of = self._ledgers(pair, (x, x2), start) if ledger else None
         return JointRelevance(
             relevance=matrix.reshape(len(matrix), *one.cells.shape, *two.cells.shape),

@@ -112,9 +112,19 @@ class Cells:
             )
         if not same(both, apart):
             raise InputError("pool is not linear (an absolute value or a maximum?): cells are sums of relevance")
-        if not same(both.flatten(1).sum(1), (a + 2 * b).flatten(1).sum(1)):
+        counts = _counted(self.own, a)
+        wrong = (counts - counts.round().clamp(0, 1)).abs() > 1e-4
+        if bool(wrong.any()):
             raise InputError(
-                "pool does not keep the sum (an average, or a part of the entries?): cells are sums of relevance that "
-                "together hold all of it"
+                f"pool counts an entry of the relevance {float(counts[wrong][0]):.3g} times (an average?): cells are "
+                "sums of entries, each in one cell or in none"
             )
         return tuple(both.shape[1:])
+
+
+def _counted(pool: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+    """How often a linear pool counts each entry, in all cells together."""
+    with torch.inference_mode(False), torch.enable_grad():
+        R = like.clone().requires_grad_()
+        total = pool(R).sum()
+        return torch.autograd.grad(total, R)[0] if total.requires_grad else torch.ones_like(R)

@@ -110,7 +110,7 @@ class JointRelevance:
     def top(self, count: int = 10, sample: int = 0) -> list[tuple[tuple[int, ...], tuple[int, ...], float]]:
         """The pairs with the largest |R| of a sample: cell of x, cell of x2, R; the largest first."""
         self._check(sample)
-        if count < 1:
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise InputError(f"count={count!r}: how many pairs, from 1 on")
         R = self.relevance[sample]
         chosen = R.flatten().abs().topk(min(count, R.numel())).indices

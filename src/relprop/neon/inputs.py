@@ -43,8 +43,9 @@ def as_target(network: nn.Module, target: Any) -> Any:
 
     Where the outputs are classes, a target names one by its label, as `predict` returns it: text, number, or an array
     with one a sample. So do those inside a `Contrast`, `LogOdds` or another target made of targets. Where labels are
-    texts, a whole number is an index, as everywhere else. Raises TargetError: no label of the estimator; `LogOdds` and
-    `Probability`, where the softmax of the outputs is not the probability of the classes.
+    texts, a whole number is an index, as everywhere else. Raises TargetError: no label of the estimator; labels where
+    the outputs are not one a class; `LogOdds` and `Probability`, where the softmax of the outputs is not the
+    probability of the classes.
     """
     if not isinstance(network, Neuralized):
         return target
@@ -52,42 +53,59 @@ def as_target(network: nn.Module, target: Any) -> Any:
     if kind and not network.outputs.logits:
         raise TargetError(
             f"{kind} is a quantity of the softmax, but that of these outputs of {network.estimator} is no probability "
-            "of its classes. Explain an output itself: of two classes the decision function stands for the log-odds of "
-            "the second; or the difference of two, Margin(c, rival)"
+            "of its classes. Explain an output itself (of a logistic regression of two classes it is the log-odds of "
+            "the second), or the difference of two, Margin(c, rival)"
         )
-    return _by_index(target, network.outputs.labels)
+    return _by_index(target, network)
 
 
-def _by_index(target: Any, labels: tuple[Any, ...] | None) -> Any:
+def _by_index(target: Any, network: Neuralized) -> Any:
     """The target with labels replaced by their indices."""
     if isinstance(target, list):
-        return [_by_index(t, labels) for t in target]
+        return [_by_index(t, network) for t in target]
     if isinstance(target, COMPOSED):
-        return replace(target, **{f.name: _by_index(getattr(target, f.name), labels) for f in fields(target)})
+        return replace(target, **{f.name: _by_index(getattr(target, f.name), network) for f in fields(target)})
     if isinstance(target, Tensor):
-        return target if target.is_floating_point() or labels is None else _looked_up(target.tolist(), labels)
-    if hasattr(target, "__array__"):
+        named: Any = None if target.is_floating_point() else target.tolist()
+    elif hasattr(target, "__array__"):
         array = target.__array__()
-        if labels is not None and array.ndim < 2:
-            return _looked_up(array.tolist(), labels)
-        if array.dtype.kind not in "biuf":
-            raise TargetError(f"target is an array of {array.dtype}; give the indices of outputs, from 0")
-        return torch.from_numpy(array.astype("int64") if array.dtype.kind in "iu" else array.copy())
-    if labels is None or not isinstance(target, (str, int, float)):
+        if array.ndim > 1 or network.outputs.classes is None:
+            if array.dtype.kind not in "biuf":
+                raise TargetError(f"target is an array of {array.dtype}; give the indices of outputs, from 0")
+            return torch.from_numpy(array.astype("int64") if array.dtype.kind in "iu" else array.copy())
+        named = array.tolist()
+    else:
+        named = target if isinstance(target, (str, int, float)) else None
+    if named is None or network.outputs.classes is None:
         return target
-    return _looked_up(target, labels)
+    if not network.outputs.each:
+        _check_unnamed(named, network)
+        return target
+    return _looked_up(named, network.outputs.classes)
 
 
-def _looked_up(given: Any, labels: tuple[Any, ...]) -> Any:
+def _check_unnamed(named: Any, network: Neuralized) -> None:
+    """Refuse labels where an output is not that of a class: only an index says which is meant."""
+    if isinstance(named, (str, list)):
+        raise TargetError(
+            f"target names classes, but the outputs of this {network.estimator} are not one a class (of two classes "
+            'there is one, for the second): explain neuralize(estimator, output="classes"), of relprop.neon, or give '
+            "the index of one output"
+        )
+
+
+def _looked_up(named: Any, classes: tuple[Any, ...]) -> Any:
     """The index of a label, or a LongTensor for a list of them."""
-    if isinstance(given, list):
-        return torch.tensor([_looked_up(one, labels) for one in given])
-    if isinstance(given, int) and all(isinstance(label, str) for label in labels):
-        return given
-    if given in labels:
-        return labels.index(given)
-    some = ", ".join(map(repr, labels[:10])) + ", …" * (len(labels) > 10)
-    raise TargetError(f"target {given!r} is no class of the estimator, which has {some}")
+    if isinstance(named, list):
+        return torch.tensor([_looked_up(one, classes) for one in named])
+    if isinstance(named, int) and all(isinstance(label, str) for label in classes):
+        return named
+    # a mask is no list of labels, though True == 1
+    same = [i for i, c in enumerate(classes) if c == named and isinstance(named, bool) <= isinstance(c, bool)]
+    if same:
+        return same[0]
+    some = ", ".join(map(repr, classes[:10])) + ", …" * (len(classes) > 10)
+    raise TargetError(f"target {named!r} is no class of the estimator, which has {some}")
 
 
 def _tensor(X: Any, network: Neuralized) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..turns import alone
 
 Maker = Callable[..., nn.Module]
 M = TypeVar("M", bound=Maker)
@@ -23,11 +24,20 @@ M = TypeVar("M", bound=Maker)
 _MAKERS: dict[str, Maker] = {}
 _LOGITS: dict[str, Callable[[Any, str | None], bool]] = {}
 _INSIDE: dict[str, Callable[[Any], Any]] = {}
-# Methods that say what an estimator computes: where a user's class has its own, it is another function.
-_METHODS = (
-    "decision_function", "kneighbors", "predict", "predict_joint_log_proba", "predict_log_proba", "predict_proba",
-    "score_samples", "transform",
-)  # fmt: skip
+# Methods that a derived class may have of its own without computing another function of the fitted attributes.
+_HARMLESS = (
+    "__",
+    "fit",
+    "_fit",
+    "partial_fit",
+    "_partial_fit",
+    "get_",
+    "_get_",
+    "set_",
+    "_check",
+    "_validate",
+    "_more_tags",
+)
 
 _TREES = (
     "its output is constant between the thresholds of its trees, so that there is no function of the features whose "
@@ -70,11 +80,12 @@ _TREE_MODULES = ("sklearn.tree", "sklearn.ensemble", "xgboost", "lightgbm", "cat
 class Outputs:
     """What the outputs of a network stand for.
 
-    `labels`: the class of each output, where they are classes. `logits`: whether their softmax is the probability of
-    the classes.
+    `classes`: the labels of an estimator's classes. `each`: whether there is an output for each of them, in their
+    order. `logits`: whether the softmax of the outputs is the probability of the classes.
     """
 
-    labels: tuple[Any, ...] | None = None
+    classes: tuple[Any, ...] | None = None
+    each: bool = False
     logits: bool = False
 
 
@@ -151,6 +162,7 @@ def is_estimator(model: Any) -> bool:
     return not isinstance(model, nn.Module) and hasattr(model, "fit")
 
 
+@alone()  # modules are made
 def neuralize(estimator: Any, **options: Any) -> Neuralized:
     """The network that computes a fitted scikit-learn estimator's scores exactly (Kauffmann et al. 2020 and 2022).
 
@@ -194,12 +206,12 @@ def _outputs(estimator: Any, options: dict[str, Any], width: int) -> Outputs:
     output = options.get("output")
     logits = kind in _LOGITS and _LOGITS[kind](estimator, output)
     classes: Any = getattr(estimator, "classes_", None)
-    pairs = hasattr(estimator, "decision_function_shape") and (  # support vector machines score pairs of classes
+    if not hasattr(classes, "tolist") or classes.ndim != 1:  # none, or those of several targets
+        return Outputs(None, False, logits)
+    pairs = len(classes) > 2 and hasattr(estimator, "decision_function_shape") and (
         estimator.decision_function_shape == "ovo" or output in ("ovo", "log_ratio")
-    )
-    if not hasattr(classes, "tolist") or classes.ndim != 1 or len(classes) != width or width == 1 or pairs:
-        return Outputs(None, logits)
-    return Outputs(tuple(classes.tolist()), logits)
+    )  # fmt: skip
+    return Outputs(tuple(classes.tolist()), len(classes) == width and not pairs, logits)
 
 
 def reader(estimator: Any) -> Any:
@@ -222,20 +234,24 @@ def class_name(estimator: Any) -> str:
 
     Raises InputError where a derived class computes in its own way: only what scikit-learn computes is known.
     """
-    own = ""
-    for c in type(estimator).__mro__:
-        if c.__module__.split(".")[0] != "sklearn":
-            own = own or next((method for method in _METHODS if method in vars(c)), "")
-            continue
-        if c.__name__.endswith("Mixin") or c.__name__.startswith("Base"):
-            break
-        if own:
+    mro = type(estimator).__mro__
+    found = (c for c in mro if c.__module__.split(".")[0] == "sklearn" and not c.__name__.endswith("Mixin"))
+    known = next(found, None)
+    if known is None or known.__name__.startswith("Base"):
+        return ""
+    for c in mro[: mro.index(known)]:
+        foreign = c.__module__.split(".")[0] != "sklearn"
+        own = [
+            n
+            for n, v in vars(c).items()
+            if callable(v) and hasattr(known, n) and n != "score" and not n.startswith(_HARMLESS)
+        ]
+        if foreign and own:
             raise InputError(
-                f"{type(estimator).__name__} has a {own} of its own, of which no network is known; what is known is "
-                f"that of {c.__name__}, the class of scikit-learn it is derived from"
+                f"{type(estimator).__name__} has a {own[0]} of its own, of which no network is known; what is known is "
+                f"that of {known.__name__}, the class of scikit-learn it is derived from"
             )
-        return c.__name__
-    return ""
+    return known.__name__
 
 
 def _maker(estimator: Any) -> Maker:

@@ -204,7 +204,7 @@ def _pca(t: Any) -> list[Step]:
         if flat:
             raise InputError(
                 f"{class_name(t)} with whiten=True: component {flat[0]} does not vary, and what is divided by its "
-                f"deviation, {float(deviation[flat[0]]):.2g}, is rounding errors; fit it with n_components={flat[0]}"
+                f"deviation, {float(deviation[flat[0]]):.2g}, is rounding errors; fit it with fewer n_components"
             )
         weight = weight / deviation[:, None]
     return [Affine(weight, -weight @ mean, mean)]

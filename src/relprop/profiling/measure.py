@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from .. import neon
 from ..api import Explainer
 from ..capture import undisturbed
 from ..captured import Inputs
@@ -18,7 +19,7 @@ from ..composites import Composite
 from ..errors import InputError, TargetError
 from ..memory import Alive
 from ..prepared import Prepared
-from ..targets import Target
+from ..targets import Target, rows
 from ..turns import together
 from .counter import Counted, Counter
 from .fold import CALLS, Measured, Nodes
@@ -63,6 +64,7 @@ def profile(
         raise InputError(f"{named[0]}: a profile runs the program op by op and in one piece; leave this option out")
     inputs = pytree.tree_map_only(Tensor, Tensor.detach, inputs)
     explainer = Explainer(model, inputs, composite, **options)
+    inputs = neon.as_inputs(explainer.model, inputs)
     state, tensors = explainer._state(inputs)
     parts = _Parts(explainer, state, inputs, tensors, target)
     notes = [] if parts.plain.whole else ["tokens have no gradient: the plain gradient is taken at their embedding"]
@@ -98,9 +100,10 @@ class _Parts:
     state: Prepared
     inputs: Inputs
     tensors: list[Tensor]
-    target: Target
+    target: Target  # as given
 
     def __post_init__(self) -> None:
+        self.chosen = neon.as_target(self.explainer.model, self.target)
         self.program = self.explainer.program
         self.tensors = [t.detach() for t in self.tensors]
         self.portions = self.state.captured.portions(self.tensors)
@@ -118,7 +121,7 @@ class _Parts:
 
     def differentiate(self) -> object:
         """The whole gradient."""
-        return self.plain(self.tensors, self.target)
+        return self.plain(self.tensors, self.chosen)
 
     def measured(self, repeats: int) -> Measured:
         """Count, warm up and measure: in every repeat everything once, so that all see the same machine."""
@@ -151,9 +154,8 @@ class _Parts:
     def _targets(self) -> list[Target]:
         """The target of each portion."""
         many = len(self.portions)
-        if many > 1 and isinstance(self.target, Tensor) and self.target.dim():
-            return list(torch.split(self.target, 1))
-        return [self.target] * many
+        samples = [slice(i, i + 1) for i in range(many)]
+        return [rows(self.chosen, one, many) for one in samples] if many > 1 else [self.chosen]
 
     def _gradients(self, around: Around) -> None:
         for portion in self.portions:

@@ -47,7 +47,8 @@ def recurrent(
     its part above σ(0) = ½ on, the rest counts as bias. ε is relative to the rms (or std) over all steps of a sample,
     of c, of h, and of those pre-activations that carry relevance. What an initial state has that is no input is bias.
     `residual`: how a memory (c of an LSTM, h of a GRU) shares between what it was and what is new: "epsilon" as above,
-    or "magnitude", |f_t c_t−1| / (|f_t c_t−1| + |i_t g_t|) and the rest, which no number of steps can amplify.
+    or "magnitude", |f_t c_t−1| / (|f_t c_t−1| + |i_t g_t|) and the rest: shares between 0 and 1 with gate="signal". The
+    pre-activations, and with them a plain RNN, remain sums by LRP-ε, which can amplify.
     """
     for option, given, choices in (("gate", gate, GATES), ("residual", residual, RESIDUALS)):
         if given not in choices:

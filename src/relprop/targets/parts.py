@@ -47,6 +47,11 @@ class _OfRows:
     samples: int
     seen: list[Tensor] = field(default_factory=list)
 
+    @property
+    def of_output(self) -> bool:
+        """Whether the callable is a value of the output itself."""
+        return getattr(self.target, "of_output", False)
+
     def __call__(self, output: Tensor) -> Tensor:
         self.seen[:] = [output.detach()]
         try:

@@ -78,7 +78,7 @@ def check_end(target: Any, finals: set[str]) -> None:
 def _of_output(target: Any) -> str:
     """The kind of a target that is a value of the output itself, if there is one in `target`, else ""."""
     parts = target if isinstance(target, list) else [target.a, target.b] if isinstance(target, Contrast) else []
-    own = type(target).__name__ if getattr(target, "of_output", False) else ""
+    own = type(getattr(target, "target", target)).__name__ if getattr(target, "of_output", False) else ""
     return own or next(filter(None, map(_of_output, parts)), "")
 
 
