@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import relprop
 from checks import check_same_map
 from nets import Net, convolutional, dense, gradient_times_input, images, rows
-from relprop.errors import InputError, TargetError
+from relprop.errors import CaptureError, InputError, NonFiniteError, TargetError
 
 RTOL = 1e-9
 
@@ -98,3 +98,14 @@ def test_a_call_uses_the_models_present_weights(change: Callable[[nn.Module], No
     new = explainer(images(3)).relevance
     check_same_map(new, gradient_times_input(model, (images(3),))[0], rtol=RTOL)
     assert not torch.allclose(old, new)
+
+
+def test_rules_of_a_model_that_can_no_longer_be_captured() -> None:
+    model = dense()
+    explainer = relprop.Explainer(model, rows(), "epsilon")
+    with torch.no_grad():
+        model[0].weight.fill_(torch.nan)
+    with pytest.raises(NonFiniteError):
+        explainer(rows())
+    with pytest.raises(CaptureError, match="could not be captured anew"):
+        print(explainer.rules)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 import relprop
 from nets import Net, dense, images, rows
-from relprop.turns import Turns
+from relprop.turns import Turns, alone, together
 
 SOON, NEVER = 0.2, 30.0  # seconds: long enough to be seen waiting; longer than any of this takes
 
@@ -185,3 +187,33 @@ def test_a_target_may_explain_while_another_thread_captures() -> None:
         other = pool.submit(lambda: explainer(x[:1], target=0).relevance)
         assert torch.allclose(nested.result(NEVER), explainer(x, target=0).relevance, atol=1e-12)
         assert torch.allclose(other.result(NEVER), nested.result()[:1], atol=1e-12)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_forked_process_waits_for_no_thread_of_its_parent() -> None:
+    entered, left = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with alone():
+            entered.set()
+            left.wait(NEVER)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(hold)
+        entered.wait(NEVER)
+        child = os.fork()
+        if not child:
+            with together(), alone():
+                os._exit(7)
+        for _ in range(100):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                break
+            time.sleep(SOON / 10)
+        else:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        left.set()
+    assert done, "the child waits for ever"
+    assert os.waitstatus_to_exitcode(status) == 7

@@ -13,7 +13,7 @@ from .capture import undisturbed
 from .captured import Inputs
 from .chunks import MaxBatch
 from .composites import Composite
-from .errors import CompositeError, RelpropError
+from .errors import CaptureError, CompositeError, RelpropError
 from .execution import Execution
 from .explanation import Explanation
 from .guards import check_model
@@ -132,6 +132,8 @@ class Explainer:
 
     @property
     def _any(self) -> Prepared:
+        if not self._states:
+            raise CaptureError("the model has changed and could not be captured anew: a call of the explainer says why")
         return next(iter(self._states.values()))
 
     @property

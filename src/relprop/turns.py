@@ -6,6 +6,7 @@ sizes, for every thread. So a model is captured, and a program written, by one t
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,10 @@ class Turns:
     """
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """As if no thread were here: none of them is, in a process that was just forked."""
         self._changed = threading.Condition()
         self._alone: int | None = None
         self._depth = 0
@@ -76,4 +81,6 @@ class Turns:
 
 
 _TURNS = Turns()
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_TURNS.forget)
 alone, together = _TURNS.alone, _TURNS.together
