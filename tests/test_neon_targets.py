@@ -84,7 +84,7 @@ def test_labels_inside_targets_made_of_targets(labels: str) -> None:
         ([a, LogOdds(fitted.predict(SOME))], [2, LogOdds(None)]),
     ):
         found, wanted = explainer(SOME, target=named), network(torch.tensor(SOME), target=plain)
-        assert torch.equal(found.relevance, wanted.relevance)
+        torch.testing.assert_close(found.relevance, wanted.relevance, rtol=1e-9, atol=1e-12)
 
 
 def test_integer_labels_are_never_taken_for_indices() -> None:
@@ -127,10 +127,10 @@ def test_two_classes_with_an_output_each() -> None:
         network = neon.neuralize(fitted.fit(X, label), output="classes")
         for named, column in ((1, 0), (2, 1), (np.int64(2), 1)):
             score = relprop.explain(network, x, target=named).score
-            assert torch.equal(score, network(x)[:, column])
+            torch.testing.assert_close(score, network(x)[:, column], rtol=1e-9, atol=1e-12)
         assert bool((relprop.explain(network, x, target=fitted.predict(SOME)).score > 0).all())
     both = neon.neuralize(logistic().fit(X, Y > 0), output="classes")
-    assert torch.equal(relprop.explain(both, x, target=True).score, both(x)[:, 1])
+    torch.testing.assert_close(relprop.explain(both, x, target=True).score, both(x)[:, 1], rtol=1e-9, atol=1e-12)
 
 
 def test_a_mask_is_no_label() -> None:
