@@ -33,7 +33,7 @@ def pair(rest: float) -> Tensor:
 
 @pytest.mark.parametrize("options", [{}, {"ledger": True}, {"target": [0, 1]}, {"target": 2}])
 def test_a_map_a_million_times_the_output_is_told(options: dict[str, Any]) -> None:
-    with pytest.warns(AmplifiedWarning, match="epsilon=0.1, epsilon_mode='absolute'") as found:
+    with pytest.warns(AmplifiedWarning, match="up to epsilon=1, with epsilon_mode='absolute'") as found:
         e = relprop.explain(Cancelling(), pair(1e-8), composite="lrp_zero", **options)
     assert torch.allclose(e.relevance, pair(1e-8).expand_as(e.relevance), rtol=1e-12)
     assert [w.filename for w in found] == [__file__], "the line of the caller"
@@ -50,8 +50,8 @@ def test_nothing_is_said_of_other_maps(x: Tensor) -> None:
 def test_the_remedies_of_the_message_work() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        e = relprop.explain(Cancelling(), pair(1e-8), composite="epsilon", epsilon=0.1, epsilon_mode="absolute")
-        assert e.relevance.abs().sum() < 1e-6  # x / 0.1 · 1e-8
+        e = relprop.explain(Cancelling(), pair(1e-8), composite="epsilon", epsilon=1.0, epsilon_mode="absolute")
+        assert e.relevance.abs().sum() < 1e-7  # x / (1 + 1e-8) · 1e-8
         branches = Net(lambda m, x: torch.relu(x[:, :1]) - torch.relu(-x[:, 1:]))
         R = relprop.explain(branches, pair(1e-8), composite="epsilon", residual="magnitude").relevance
         assert R.abs().sum().item() == pytest.approx(1e-8, rel=1e-3)
@@ -99,3 +99,16 @@ def test_a_sum_too_large_for_its_type_is_told_too() -> None:
     with pytest.warns(AmplifiedWarning, match="inf times"):
         e = relprop.explain(model, x, composite="lrp_zero")
     assert bool(e.relevance.isfinite().all())
+
+
+def test_the_remedy_works_for_a_recurrent_network_too() -> None:
+    torch.manual_seed(1)
+    net = nn.RNN(2, 16, batch_first=True).double()
+    for p in net.parameters():
+        p.data.mul_(4)
+    model, x = Net(lambda m, x: m.net(x)[0][:, -1], net=net), torch.randn(8, 120, 2).double()
+    with pytest.warns(AmplifiedWarning):
+        relprop.explain(model, x, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        relprop.explain(model, x, 0, epsilon=1.0)

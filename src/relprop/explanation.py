@@ -130,7 +130,8 @@ def in_proportion(relevance: Sequence[Tensor], moving: Sequence[bool], output: T
         warnings.warn(
             f"relevance is {worst:.0e} times as large as the output (Σ|R| over Σ|output| of a sample): it grew where "
             "terms of both signs nearly cancel, and tells nothing of the decision. Remedy: residual='magnitude' for "
-            "sums of branches and memories, a fixed ε (epsilon=0.1, epsilon_mode='absolute') for other sums",
+            "sums of branches and memories; for other sums a larger ε, up to epsilon=1, with epsilon_mode='absolute' "
+            "where all sums of a layer nearly cancel",
             AmplifiedWarning,
             stacklevel=_outside(),
         )

@@ -26,18 +26,8 @@ _LOGITS: dict[str, Callable[[Any, str | None], bool]] = {}
 _INSIDE: dict[str, Callable[[Any], Any]] = {}
 # Methods that a derived class may have of its own without computing another function of the fitted attributes.
 _HARMLESS = (
-    "__",
-    "fit",
-    "_fit",
-    "partial_fit",
-    "_partial_fit",
-    "get_",
-    "_get_",
-    "set_",
-    "_check",
-    "_validate",
-    "_more_tags",
-)
+    "__", "fit", "_fit", "partial_fit", "_partial_fit", "get_", "_get_", "set_", "_check", "_validate", "_more_tags",
+)  # fmt: skip
 
 _TREES = (
     "its output is constant between the thresholds of its trees, so that there is no function of the features whose "
@@ -240,13 +230,11 @@ def class_name(estimator: Any) -> str:
     if known is None or known.__name__.startswith("Base"):
         return ""
     for c in mro[: mro.index(known)]:
-        foreign = c.__module__.split(".")[0] != "sklearn"
-        own = [
-            n
-            for n, v in vars(c).items()
-            if callable(v) and hasattr(known, n) and n != "score" and not n.startswith(_HARMLESS)
-        ]
-        if foreign and own:
+        if c.__module__.split(".")[0] == "sklearn":
+            continue  # a mixin in front
+        same = [n for n, v in vars(c).items() if callable(v) and hasattr(known, n)]
+        own = [n for n in same if n != "score" and not n.startswith(_HARMLESS)]
+        if own:
             raise InputError(
                 f"{type(estimator).__name__} has a {own[0]} of its own, of which no network is known; what is known is "
                 f"that of {known.__name__}, the class of scikit-learn it is derived from"

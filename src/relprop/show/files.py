@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html as markup
 import io
 import os
 from collections.abc import Sequence
@@ -91,6 +92,21 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 150) -> Path:
     except OSError as error:
         raise OutputError(f"cannot write '{target}': {error}") from error
     return target
+
+
+def write(target: Path, text: str) -> Path:
+    """Write a text to a path that `check_path` found fit. Raises `OutputError`."""
+    try:
+        target.write_text(text, encoding="utf-8")
+    except OSError as error:  # a full disk, a lost mount
+        raise OutputError(f"cannot write '{target}': {error}") from error
+    return target
+
+
+def document(title: str, body: str) -> str:
+    """HTML as a document of its own."""
+    head = f'<meta charset="utf-8"><title>{markup.escape(title)}</title>'
+    return f'<!DOCTYPE html>\n<html lang="en">\n<head>{head}</head>\n<body>\n{body}\n</body>\n</html>\n'
 
 
 def png(picture: RGB, side: int = 256) -> bytes:

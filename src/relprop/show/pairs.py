@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from relprop.errors import InputError, OutputError
+from relprop.errors import InputError
 
-from .files import check_path
+from .files import check_path, document, write
 from .heatmap import PALETTES, Array, as_array, heatmap, rgb
 from .text import colours, padded, width
 
@@ -229,18 +229,9 @@ def save_pairs(
     """Write `html` as a document (.html) or `lines` (.txt). Returns the path. Raises `InputError`, `OutputError`."""
     target = check_path(path, (".html", ".txt"))
     if target.suffix.lower() == ".txt":
-        written = lines(relevance, rows, columns, score=score, top=top) + "\n"
-    else:
-        table = html(relevance, rows, columns, score=score, limit=limit, palette=palette)
-        written = (
-            '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>joint relevance</title></head>\n'
-            f"<body>\n{table}\n</body>\n</html>\n"
-        )
-    try:
-        target.write_text(written, encoding="utf-8")
-    except OSError as error:  # a full disk, a lost mount
-        raise OutputError(f"cannot write '{target}': {error}") from error
-    return target
+        return write(target, lines(relevance, rows, columns, score=score, top=top) + "\n")
+    table = html(relevance, rows, columns, score=score, limit=limit, palette=palette)
+    return write(target, document("joint relevance", table))
 
 
 def _caption(values: NDArray[np.float64], score: float | None, limit: float, drawn: int | None = None) -> str:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relprop.errors import InputError, OutputError
+from relprop.errors import InputError
 
-from .files import check_path, save_figure
+from .files import check_path, document, save_figure, write
 from .heatmap import PALETTES
 
 if TYPE_CHECKING:
@@ -118,11 +118,8 @@ def _span(piece: Piece, limit: float, palette: str) -> str:
 
 def page(passages: Sequence[Passage], *, limit: float | None = None, palette: str = "red-blue") -> str:
     """`html` as a document of its own."""
-    title = markup.escape(passages[0].title or "relevance") if passages else ""
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{title}</title></head>\n<body>\n'
-        f"{html(passages, limit=limit, palette=palette)}\n</body>\n</html>\n"
-    )
+    title = passages[0].title or "relevance" if passages else ""
+    return document(title, html(passages, limit=limit, palette=palette))
 
 
 def lines(passages: Sequence[Passage]) -> str:
@@ -206,11 +203,6 @@ def save_text(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # letters the font lacks: boxes
             return save_figure(text_figure(passages, limit=limit, palette=palette), target)
-    written = (
-        lines(passages) + "\n" if target.suffix.lower() == ".txt" else page(passages, limit=limit, palette=palette)
-    )
-    try:
-        target.write_text(written, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write '{target}': {error}") from error
-    return target
+    if target.suffix.lower() == ".txt":
+        return write(target, lines(passages) + "\n")
+    return write(target, page(passages, limit=limit, palette=palette))
