@@ -18,13 +18,18 @@ from ..pooling import centred
 
 
 def fitted(values: Any) -> Tensor:
-    """A fitted attribute of an estimator as a tensor of its own, in float64; sparse ones are filled in."""
-    import numpy as np
+    """A fitted attribute of an estimator as a tensor of its own, in float64; sparse ones are filled in.
 
+    Raises TypeError or ValueError for what holds no numbers.
+    """
     if isinstance(values, Tensor):
         return values.detach().cpu().double().clone()
+    if isinstance(values, (list, tuple, int, float)):
+        return torch.tensor(values, dtype=torch.float64)  # torch alone will do
+    import numpy as np
+
     dense = values.toarray() if hasattr(values, "toarray") else values
-    return torch.from_numpy(np.array(dense, dtype=np.float64))
+    return torch.from_numpy(np.array(dense, dtype=np.float64, order="C"))
 
 
 def given_point(reference: Any, features: int, mean: Tensor | None, name: str) -> Tensor | None:

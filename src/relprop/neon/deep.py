@@ -11,7 +11,6 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .affine import fitted
 from .distances import Differences, Evidence, SoftMin, Squared, SquaredDistances, constant
 from .registry import is_estimator, neuralize
 
@@ -104,7 +103,8 @@ def _points(values: Any, features: nn.Module) -> Tensor:
     if not isinstance(features, nn.Module):
         raise InputError(f"features is a {type(features).__name__}; give the network of the features, an nn.Module")
     try:
-        points = constant(values) if isinstance(values, Tensor) and values.is_floating_point() else fitted(values)
+        points = constant(values)
+        points = points if points.is_floating_point() else points.double()
     except (TypeError, ValueError) as e:
         raise InputError(f"points are a {type(values).__name__} that holds no rows of numbers ({e})") from None
     if points.dim() != 2 or not points.numel():

@@ -42,7 +42,7 @@ def one_class_svm(estimator: Any, *, output: str = "outlierness") -> nn.Module:
     choose("OneClassSVM", output, ("outlierness", "decision"))
     if estimator.kernel != "rbf":
         raise InputError(f"OneClassSVM with kernel={estimator.kernel!r} cannot be neuralized; fit it with kernel='rbf'")
-    points, alpha = constant(_dense(estimator.support_vectors_)), constant(_dense(estimator.dual_coef_))
+    points, alpha = constant(estimator.support_vectors_), constant(estimator.dual_coef_)
     gamma = float(estimator._gamma)
     check_gamma("OneClassSVM", gamma)
     squares = SquaredDistances(points)
@@ -51,25 +51,19 @@ def one_class_svm(estimator: Any, *, output: str = "outlierness") -> nn.Module:
     return nn.Sequential(squares, SoftMin(gamma, (alpha[0] / alpha.sum()).log()))
 
 
-def _dense(values: Any) -> Any:
-    return values.toarray() if hasattr(values, "toarray") else values
-
-
 @neuralizes("KernelDensity")
 def kernel_density(estimator: Any) -> nn.Module:
     """−log p(x) = smin_j ‖x − u_j‖² / 2b² + log of the kernel's volume: `score_samples` negated, (samples, 1).
 
     The soft minimum has β = 1 and weights 1/N, or the samples' own; b is the bandwidth.
     """
-    import numpy
-
     if estimator.kernel != "gaussian" or estimator.metric != "euclidean":
         raise InputError(
             f"KernelDensity with kernel={estimator.kernel!r} and metric={estimator.metric!r} cannot be neuralized; fit "
             "it with kernel='gaussian' and metric='euclidean'"
         )
-    points, given = constant(numpy.asarray(estimator.tree_.data)), estimator.tree_.sample_weight
-    share = torch.ones(len(points), dtype=torch.float64) if given is None else constant(numpy.asarray(given))
+    points, given = constant(estimator.tree_.data), estimator.tree_.sample_weight
+    share = torch.ones(len(points), dtype=torch.float64) if given is None else constant(given)
     b, d = float(estimator.bandwidth_), points.shape[1]
     volume = d * (math.log(b) + math.log(2 * math.pi) / 2)
     return nn.Sequential(

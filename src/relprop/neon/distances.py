@@ -14,15 +14,12 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..pooling import centred, contrasts, shifted, smallest, soft_min, squared_distances
+from .affine import fitted
 
 
 def constant(values: Any) -> Tensor:
-    """Numbers of an estimator as a tensor of their own, in float64."""
-    if isinstance(values, Tensor):
-        return values.detach().clone()
-    if getattr(values, "ndim", 0):  # an array: a copy of its own
-        return torch.from_numpy(values.astype("float64", order="C"))
-    return torch.tensor(values, dtype=torch.float64)
+    """Numbers as a tensor of their own: a tensor's in its type, others in float64."""
+    return values.detach().clone() if isinstance(values, Tensor) else fitted(values)
 
 
 @final
